@@ -1,0 +1,1 @@
+//! Token mixers for vision transformers, one trait for all.

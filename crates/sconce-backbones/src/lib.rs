@@ -1,0 +1,1 @@
+//! Vision backbones on candle that load official weights and train: ViT, DeiT, DINO, ResNet.

@@ -1,0 +1,1 @@
+//! CLIP dual encoders on candle: three checkpoint formats, tokenizer, preprocessing, zero-shot classification.

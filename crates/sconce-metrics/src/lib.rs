@@ -1,0 +1,1 @@
+//! Metrics of vision models: top-k accuracy, retrieval recall.

@@ -1,0 +1,1 @@
+//! Layers, initialisers, parameter stores and checkpoint reading for vision models on candle.

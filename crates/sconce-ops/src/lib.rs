@@ -1,0 +1,1 @@
+//! Tensor operations for vision models on candle: differentiable, exact, fast on CPU.

@@ -1,0 +1,1 @@
+//! Vision models on candle: attention, backbones, dual encoders, data and training behind one name.
