@@ -1,0 +1,36 @@
+//! One test per golden case found in the golden folder.
+//!
+//! `SCONCE_GOLDEN_DIR=DIR cargo test -p sconce-tests --test goldens` runs every case in `DIR`; without the variable
+//! the small tier in `tests/golden` runs.
+
+use libtest_mimic::{Arguments, Completion, Trial};
+use sconce_tests::golden::{Case, Run, discover, folder};
+
+/// The systems that this library has. Add a line and a module to teach the harness another one.
+const SYSTEMS: &[(&str, Run)] = &[];
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let root = folder();
+    let trials = match discover(&root) {
+        Ok(cases) if cases.is_empty() => vec![failed(format!("no case in {}", root.display()))],
+        Ok(cases) => cases.into_iter().map(trial).collect(),
+        Err(error) => vec![failed(error.to_string())],
+    };
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn trial(case: Case) -> Trial {
+    match SYSTEMS.iter().find(|(system, _)| *system == case.system) {
+        Some((_, run)) => Trial::test(case.id(), move || Ok(run(&case)?)),
+        None => {
+            let reason = format!("the library has no system named {}", case.system);
+            Trial::ignorable_test(case.id(), move || Ok(Completion::ignored_with(reason)))
+        }
+    }
+}
+
+/// An empty or unreadable folder is a failure: a run of no tests would look like success.
+fn failed(message: String) -> Trial {
+    Trial::test("golden folder", move || Err(message.into()))
+}

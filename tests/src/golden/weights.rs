@@ -1,0 +1,207 @@
+//! Golden weights under their official names, and the gradients that come back to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Device, Shape, Tensor, Var};
+use candle_nn::VarBuilder;
+use candle_nn::var_builder::SimpleBackend;
+
+use super::{GRADIENT, OUTPUT, Result, Tensors, compare};
+
+/// Trainable weights by official name; a model built on [`Weights::vb`] sends its gradients back to them.
+#[derive(Debug, Clone)]
+pub struct Weights(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    vars: BTreeMap<String, Var>,
+    used: Mutex<BTreeSet<String>>,
+}
+
+impl Weights {
+    /// Takes the tensors whose names start with `prefix`, without it; floating ones as `dtype`.
+    ///
+    /// # Errors
+    /// When a tensor cannot be converted.
+    pub fn new(tensors: &Tensors, prefix: &str, dtype: DType) -> Result<Self> {
+        let mut vars = BTreeMap::new();
+        for (name, tensor) in tensors.with_prefix(prefix) {
+            let dtype = if tensor.dtype().is_float() {
+                dtype
+            } else {
+                tensor.dtype()
+            };
+            vars.insert(name.to_owned(), Var::from_tensor(&tensor.to_dtype(dtype)?)?);
+        }
+        Ok(Self(Arc::new(Inner {
+            vars,
+            used: Mutex::default(),
+        })))
+    }
+
+    /// A builder that finds the weights under their own names and fails on any other.
+    pub fn vb(&self, dtype: DType) -> VarBuilder<'static> {
+        VarBuilder::from_backend(Box::new(self.clone()), dtype, Device::Cpu)
+    }
+
+    /// A weight by its official name.
+    pub fn get(&self, name: &str) -> Option<&Var> {
+        self.0.vars.get(name)
+    }
+
+    /// Marks a weight as taken and gives it.
+    ///
+    /// # Errors
+    /// When there is no weight of that name.
+    pub fn take(&self, name: &str) -> candle_core::Result<Tensor> {
+        let var = self
+            .0
+            .vars
+            .get(name)
+            .ok_or_else(|| candle_core::Error::CannotFindTensor { path: name.into() }.bt())?;
+        self.0
+            .used
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .insert(name.into());
+        Ok(var.as_tensor().clone())
+    }
+
+    /// Floating weights that no model has asked for.
+    pub fn untouched(&self) -> Vec<String> {
+        let used = self.0.used.lock().unwrap_or_else(|e| e.into_inner());
+        let left = self
+            .0
+            .vars
+            .iter()
+            .filter(|(name, var)| var.dtype().is_float() && !used.contains(*name));
+        left.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Every weight by its official name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
+        self.0.vars.iter().map(|(name, var)| (name.as_str(), var))
+    }
+}
+
+impl SimpleBackend for Weights {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        _: candle_nn::Init,
+        dtype: DType,
+        dev: &Device,
+    ) -> candle_core::Result<Tensor> {
+        let tensor = self.get_unchecked(name, dtype, dev)?;
+        if tensor.shape() != &shape {
+            let msg = format!("shape mismatch for {name}");
+            return Err(candle_core::Error::UnexpectedShape {
+                msg,
+                expected: shape,
+                got: tensor.shape().clone(),
+            }
+            .bt());
+        }
+        Ok(tensor)
+    }
+
+    fn get_unchecked(&self, name: &str, dtype: DType, dev: &Device) -> candle_core::Result<Tensor> {
+        self.take(name)?.to_dtype(dtype)?.to_device(dev)
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.0.vars.contains_key(name)
+    }
+}
+
+/// Numbered names of the first layout: `output`, `output1`, `output2`, ...
+fn numbered(stem: &str, index: usize) -> String {
+    if index == 0 {
+        stem.into()
+    } else {
+        format!("{stem}{index}")
+    }
+}
+
+/// Holds the outputs against `output[,1,2,...]`, in double precision where the file has them, and wants all of them.
+///
+/// # Errors
+/// When one differs, is missing or is too many.
+pub fn check_outputs(io: &Tensors, outputs: &[Tensor]) -> Result<()> {
+    let wanted = (0..)
+        .take_while(|&i| io.find(&numbered("output", i)).is_some())
+        .count();
+    if wanted != outputs.len() {
+        return Err(format!("{} outputs instead of {wanted}", outputs.len()).into());
+    }
+    for (i, output) in outputs.iter().enumerate() {
+        let name = numbered("output", i);
+        let reference = io
+            .find(&format!("{name}_f64"))
+            .map_or_else(|| io.get(&name), Ok)?;
+        compare(&name, output, reference, OUTPUT)?;
+    }
+    Ok(())
+}
+
+/// Gradients of `sum_i sum(output_i * cotangent_i)`.
+///
+/// # Errors
+/// When a cotangent is missing or the backward pass fails.
+pub fn backward(io: &Tensors, outputs: &[Tensor]) -> Result<GradStore> {
+    let mut loss: Option<Tensor> = None;
+    for (i, output) in outputs.iter().enumerate() {
+        let cotangent = io
+            .get(&numbered("cotangent", i))?
+            .to_dtype(output.dtype())?;
+        let term = (output * cotangent)?.sum_all()?;
+        loss = Some(match loss {
+            Some(sum) => (sum + term)?,
+            None => term,
+        });
+    }
+    Ok(loss.ok_or("no output to take a gradient of")?.backward()?)
+}
+
+/// Holds the gradients against `grad.input` and every `grad.param.<name>`, and wants a finite gradient on every
+/// floating weight except those that `idle` names.
+///
+/// # Errors
+/// When one differs or is missing.
+pub fn check_gradients(
+    io: &Tensors,
+    grads: &GradStore,
+    input: &Tensor,
+    weights: &Weights,
+    idle: impl Fn(&str) -> bool,
+) -> Result<()> {
+    if let Some(reference) = io.find("grad.input_f64").or_else(|| io.find("grad.input")) {
+        let found = grads.get(input).ok_or("the input has no gradient")?;
+        compare("grad.input", found, reference, GRADIENT)?;
+    }
+    for (name, reference) in io.with_prefix("grad.param.") {
+        let var = weights
+            .get(name)
+            .ok_or_else(|| format!("grad.param.{name}: no such weight"))?;
+        let found = grads
+            .get(var.as_tensor())
+            .ok_or_else(|| format!("{name} has no gradient"))?;
+        compare(&format!("grad.param.{name}"), found, reference, GRADIENT)?;
+    }
+    for (name, var) in weights
+        .iter()
+        .filter(|(name, var)| var.dtype().is_float() && !idle(name))
+    {
+        let grad = grads
+            .get(var.as_tensor())
+            .ok_or_else(|| format!("{name} has no gradient"))?;
+        let sum = grad.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?;
+        if !sum.is_finite() {
+            return Err(format!("the gradient of {name} is not finite").into());
+        }
+    }
+    Ok(())
+}
