@@ -35,9 +35,7 @@ pub enum Error {
         dtype: DType,
     },
     /// A gradient that does not fit its parameter.
-    #[error(
-        "gradient of {name} is {found_dtype:?} {found:?}, the parameter {expected_dtype:?} {expected:?}"
-    )]
+    #[error("gradient of {name} is {found_dtype:?} {found:?}, the parameter {expected_dtype:?} {expected:?}")]
     GradientMismatch {
         /// Name of the parameter.
         name: String,
@@ -87,9 +85,7 @@ pub enum Error {
         name: String,
     },
     /// A tensor of the saved state with another shape or type.
-    #[error(
-        "{section}: {name} is {found_dtype:?} {found:?}, expected {expected_dtype:?} {expected:?}"
-    )]
+    #[error("{section}: {name} is {found_dtype:?} {found:?}, expected {expected_dtype:?} {expected:?}")]
     TensorMismatch {
         /// Part of the saved state.
         section: String,
@@ -158,10 +154,7 @@ impl Error {
     }
 
     pub(crate) fn corrupt(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
-        Self::CorruptCheckpoint {
-            path: path.into(),
-            reason: reason.into(),
-        }
+        Self::CorruptCheckpoint { path: path.into(), reason: reason.into() }
     }
 }
 

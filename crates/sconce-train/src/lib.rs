@@ -6,8 +6,7 @@ pub mod schedule;
 
 pub use error::{Error, Result, StepError};
 pub use optim::{
-    AdamW, AdamWConfig, Clip, GradAccumulator, GroupBuilder, Lars, LarsConfig, NonFinite,
-    Optimizer, OptimizerState, Param, ParamGroup, ParamGroups, Sgd, SgdConfig, StepReport,
-    vit_layer,
+    AdamW, AdamWConfig, Clip, GradAccumulator, GroupBuilder, Lars, LarsConfig, NonFinite, Optimizer, OptimizerState,
+    Param, ParamGroup, ParamGroups, Sgd, SgdConfig, StepReport, vit_layer,
 };
 pub use schedule::Schedule;

@@ -23,15 +23,9 @@ impl GradAccumulator {
     /// `every` is zero.
     pub fn new(every: usize) -> Result<Self> {
         if every == 0 {
-            return Err(Error::Config(
-                "gradients are accumulated over at least one batch".to_owned(),
-            ));
+            return Err(Error::Config("gradients are accumulated over at least one batch".to_owned()));
         }
-        Ok(Self {
-            every,
-            count: 0,
-            sum: None,
-        })
+        Ok(Self { every, count: 0, sum: None })
     }
 
     /// Number of batches in the current sum.

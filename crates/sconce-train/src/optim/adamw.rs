@@ -24,13 +24,7 @@ pub struct AdamWConfig {
 
 impl Default for AdamWConfig {
     fn default() -> Self {
-        Self {
-            lr: 1e-3,
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            weight_decay: 0.01,
-        }
+        Self { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 }
     }
 }
 
@@ -58,11 +52,7 @@ impl AdamWConfig {
     #[inline(always)]
     fn factors(&self, s: &StepScalars) -> Factors {
         let power = |beta: f64| 1. - beta.powi(s.step.min(i32::MAX as u64) as i32);
-        Factors {
-            keep: 1. - s.lr * s.weight_decay,
-            size: s.lr / power(self.beta1),
-            root: power(self.beta2).sqrt(),
-        }
+        Factors { keep: 1. - s.lr * s.weight_decay, size: s.lr / power(self.beta1), root: power(self.beta2).sqrt() }
     }
 }
 
@@ -76,21 +66,11 @@ impl Rule for AdamWConfig {
     }
 
     #[inline(always)]
-    fn update<T: Real>(
-        &self,
-        s: &StepScalars,
-        param: &mut [T],
-        grad: &[T],
-        state: &mut [&mut [T]],
-    ) {
+    fn update<T: Real>(&self, s: &StepScalars, param: &mut [T], grad: &[T], state: &mut [&mut [T]]) {
         let [m, v] = state else { return };
         let Factors { keep, size, root } = self.factors(s);
         let (keep, size, root) = (T::of(keep), T::of(size), T::of(root));
-        let (lerp1, beta2, lerp2) = (
-            T::of(1. - self.beta1),
-            T::of(self.beta2),
-            T::of(1. - self.beta2),
-        );
+        let (lerp1, beta2, lerp2) = (T::of(1. - self.beta1), T::of(self.beta2), T::of(1. - self.beta2));
         let (eps, scale) = (T::of(self.eps), T::of(s.grad_scale));
         let state = m.iter_mut().zip(v.iter_mut());
         for ((p, &g), (m, v)) in param.iter_mut().zip(grad).zip(state) {
@@ -108,9 +88,7 @@ impl Rule for AdamWConfig {
         grad: &Tensor,
         state: &mut [Tensor],
     ) -> candle_core::Result<Tensor> {
-        let [m, v] = state else {
-            candle_core::bail!("AdamW keeps two buffers")
-        };
+        let [m, v] = state else { candle_core::bail!("AdamW keeps two buffers") };
         let Factors { keep, size, root } = self.factors(s);
         let grad = (grad * s.grad_scale)?;
         *m = (&*m + ((&grad - &*m)? * (1. - self.beta1))?)?;

@@ -51,10 +51,7 @@ pub enum NonFinite {
 ///
 /// Gradients are contiguous.
 pub(crate) fn sums_of_squares(tensors: &[&Tensor]) -> Result<Vec<f64>> {
-    let sums: Vec<f64> = tensors
-        .par_iter()
-        .map(|tensor| sum_of_squares(tensor))
-        .collect::<candle_core::Result<_>>()?;
+    let sums: Vec<f64> = tensors.par_iter().map(|tensor| sum_of_squares(tensor)).collect::<candle_core::Result<_>>()?;
     Ok(sums)
 }
 
@@ -77,17 +74,9 @@ fn sum_of_squares(tensor: &Tensor) -> candle_core::Result<f64> {
         return Ok(sum);
     }
     // The squares of large finite values overflow before the values do.
-    let largest = tensor
-        .abs()?
-        .max_all()?
-        .to_dtype(DType::F64)?
-        .to_scalar::<f64>()?;
+    let largest = tensor.abs()?.max_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
     let has_nan = tensor.ne(tensor)?.sum_all_u32()? > 0;
-    Ok(if largest.is_finite() && !has_nan {
-        f64::MAX
-    } else {
-        f64::NAN
-    })
+    Ok(if largest.is_finite() && !has_nan { f64::MAX } else { f64::NAN })
 }
 
 trait SumU32 {
@@ -111,10 +100,7 @@ mod tests {
         assert_eq!(Clip::None.factors(&squares), [1., 1.]);
         assert_eq!(Clip::GlobalNorm(10.).factors(&squares), [1., 1.]);
         assert_eq!(Clip::GlobalNorm(2.5).factors(&squares), [2.5 / (5. + 1e-6); 2]);
-        assert_eq!(
-            Clip::PerTensor(3.5).factors(&squares),
-            [1., 3.5 / (4. + 1e-6)]
-        );
+        assert_eq!(Clip::PerTensor(3.5).factors(&squares), [1., 3.5 / (4. + 1e-6)]);
     }
 
     #[test]

@@ -43,24 +43,13 @@ pub trait Rule: Send + Sync {
 
     /// Updates part of a parameter on the CPU. Mark the implementation `#[inline(always)]`: it is
     /// compiled anew for each instruction set.
-    fn update<T: Real>(
-        &self,
-        scalars: &StepScalars,
-        param: &mut [T],
-        grad: &[T],
-        state: &mut [&mut [T]],
-    );
+    fn update<T: Real>(&self, scalars: &StepScalars, param: &mut [T], grad: &[T], state: &mut [&mut [T]]);
 
     /// [`Rule::ratio`] on another device or in another type.
     ///
     /// # Errors
     /// A failure of the device.
-    fn ratio_tensor(
-        &self,
-        _scalars: &StepScalars,
-        _param: &Tensor,
-        _grad: &Tensor,
-    ) -> candle_core::Result<f64> {
+    fn ratio_tensor(&self, _scalars: &StepScalars, _param: &Tensor, _grad: &Tensor) -> candle_core::Result<f64> {
         Ok(1.)
     }
 
@@ -113,15 +102,7 @@ impl<R: Rule> Fused<R> {
     /// An optimiser with the given rule, base learning rate and base weight decay.
     pub fn from_rule(rule: R, groups: ParamGroups, lr: f64, weight_decay: f64) -> Self {
         let slots = vec![Slot::default(); groups.len()];
-        Self {
-            rule,
-            groups,
-            lr,
-            weight_decay,
-            clip: Clip::None,
-            non_finite: NonFinite::Fail,
-            slots,
-        }
+        Self { rule, groups, lr, weight_decay, clip: Clip::None, non_finite: NonFinite::Fail, slots }
     }
 
     /// Clips gradients by their norm before each step, without a pass of its own to scale them.
@@ -205,10 +186,7 @@ impl<R: Rule> Optimizer for Fused<R> {
     fn step(&mut self, grads: &GradStore) -> Result<StepReport> {
         let found = self.gather(grads)?;
         let params: Vec<_> = self.groups.iter().collect();
-        let mut report = StepReport {
-            without_gradient: params.len() - found.len(),
-            ..StepReport::default()
-        };
+        let mut report = StepReport { without_gradient: params.len() - found.len(), ..StepReport::default() };
         let mut factors = vec![1.; found.len()];
         if self.clip != Clip::None || self.non_finite != NonFinite::Ignore {
             let tensors: Vec<&Tensor> = found.iter().map(|(_, grad)| grad).collect();
@@ -281,10 +259,7 @@ impl<R: Rule> Optimizer for Fused<R> {
     fn state(&self) -> Result<OptimizerState> {
         let mut tensors = vec![
             ("hyper.lr".to_owned(), Tensor::new(self.lr, &Device::Cpu)?),
-            (
-                "hyper.weight_decay".to_owned(),
-                Tensor::new(self.weight_decay, &Device::Cpu)?,
-            ),
+            ("hyper.weight_decay".to_owned(), Tensor::new(self.weight_decay, &Device::Cpu)?),
         ];
         for ((_, Param { name, var }), slot) in self.groups.iter().zip(&self.slots) {
             let step = Tensor::new(slot.step as i64, &Device::Cpu)?;
@@ -306,42 +281,23 @@ impl<R: Rule> Optimizer for Fused<R> {
                 tensors.push((format!("{buffer}.{name}"), tensor));
             }
         }
-        Ok(OptimizerState {
-            kind: self.rule.name().to_owned(),
-            tensors,
-        })
+        Ok(OptimizerState { kind: self.rule.name().to_owned(), tensors })
     }
 
     fn load_state(&mut self, state: &OptimizerState) -> Result<()> {
         if state.kind != self.rule.name() {
-            return Err(Error::WrongOptimizer {
-                expected: self.rule.name().to_owned(),
-                found: state.kind.clone(),
-            });
+            return Err(Error::WrongOptimizer { expected: self.rule.name().to_owned(), found: state.kind.clone() });
         }
-        let mut source = Source(
-            state
-                .tensors
-                .iter()
-                .map(|(name, tensor)| (name.as_str(), tensor))
-                .collect(),
-        );
+        let mut source = Source(state.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect());
         let scalar: [usize; 0] = [];
         let lr = source.take("hyper.lr", &scalar, DType::F64)?.to_scalar()?;
-        let weight_decay = source
-            .take("hyper.weight_decay", &scalar, DType::F64)?
-            .to_scalar()?;
+        let weight_decay = source.take("hyper.weight_decay", &scalar, DType::F64)?.to_scalar()?;
         let mut slots = Vec::with_capacity(self.slots.len());
         for (_, Param { name, var }) in self.groups.iter() {
-            let step: i64 = source
-                .take(&format!("step.{name}"), &scalar, DType::I64)?
-                .to_scalar()?;
-            let step = u64::try_from(step)
-                .map_err(|_| Error::Config(format!("step {step} of {name} in the saved state")))?;
-            let mut slot = Slot {
-                step,
-                buffers: Buffers::Absent,
-            };
+            let step: i64 = source.take(&format!("step.{name}"), &scalar, DType::I64)?.to_scalar()?;
+            let step =
+                u64::try_from(step).map_err(|_| Error::Config(format!("step {step} of {name} in the saved state")))?;
+            let mut slot = Slot { step, buffers: Buffers::Absent };
             if step > 0 {
                 let dtype = state_dtype(var.dtype());
                 let tensors = self
@@ -354,20 +310,14 @@ impl<R: Rule> Optimizer for Fused<R> {
                     (Device::Cpu, DType::F32) => Buffers::F32(to_vecs(&tensors)?),
                     (Device::Cpu, DType::F64) => Buffers::F64(to_vecs(&tensors)?),
                     (device, _) => Buffers::Tensors(
-                        tensors
-                            .iter()
-                            .map(|tensor| tensor.to_device(device))
-                            .collect::<candle_core::Result<_>>()?,
+                        tensors.iter().map(|tensor| tensor.to_device(device)).collect::<candle_core::Result<_>>()?,
                     ),
                 };
             }
             slots.push(slot);
         }
         if let Some(name) = source.0.keys().min() {
-            return Err(Error::UnexpectedTensor {
-                section: SECTION.to_owned(),
-                name: (*name).to_owned(),
-            });
+            return Err(Error::UnexpectedTensor { section: SECTION.to_owned(), name: (*name).to_owned() });
         }
         (self.lr, self.weight_decay, self.slots) = (lr, weight_decay, slots);
         Ok(())
@@ -400,41 +350,22 @@ impl<'a> Source<'a> {
 }
 
 fn to_vecs<T: Real>(tensors: &[&Tensor]) -> Result<Vec<Vec<T>>> {
-    let vecs = tensors
-        .iter()
-        .map(|tensor| tensor.flatten_all()?.to_vec1::<T>())
-        .collect::<candle_core::Result<_>>()?;
+    let vecs = tensors.iter().map(|tensor| tensor.flatten_all()?.to_vec1::<T>()).collect::<candle_core::Result<_>>()?;
     Ok(vecs)
 }
 
 fn state_dtype(param: DType) -> DType {
-    if param == DType::F64 {
-        DType::F64
-    } else {
-        DType::F32
-    }
+    if param == DType::F64 { DType::F64 } else { DType::F32 }
 }
 
 /// Runs the rule over a whole parameter on the CPU.
-fn fused_pass<R: Rule, T: Real>(
-    rule: &R,
-    mut scalars: StepScalars,
-    param: &mut [T],
-    grad: &[T],
-    state: &mut [Vec<T>],
-) {
+fn fused_pass<R: Rule, T: Real>(rule: &R, mut scalars: StepScalars, param: &mut [T], grad: &[T], state: &mut [Vec<T>]) {
     scalars.ratio = rule.ratio(&scalars, param, grad);
     let scalars = &scalars;
     if param.len() <= CHUNK {
         let mut state: Vec<&mut [T]> = state.iter_mut().map(Vec::as_mut_slice).collect();
         let state = state.as_mut_slice();
-        return kernel::dispatch(Part {
-            rule,
-            scalars,
-            param,
-            grad,
-            state,
-        });
+        return kernel::dispatch(Part { rule, scalars, param, grad, state });
     }
     let mut rest: Vec<_> = state.iter_mut().map(|xs| xs.chunks_mut(CHUNK)).collect();
     let parts: Vec<_> = param
@@ -446,13 +377,7 @@ fn fused_pass<R: Rule, T: Real>(
         })
         .collect();
     parts.into_par_iter().for_each(|(param, grad, mut state)| {
-        kernel::dispatch(Part {
-            rule,
-            scalars,
-            param,
-            grad,
-            state: &mut state,
-        });
+        kernel::dispatch(Part { rule, scalars, param, grad, state: &mut state });
     });
 }
 
@@ -468,7 +393,6 @@ impl<R: Rule, T: Real> Kernel for Part<'_, '_, R, T> {
     type Output = ();
     #[inline(always)]
     fn run(self) {
-        self.rule
-            .update(self.scalars, self.param, self.grad, self.state);
+        self.rule.update(self.scalars, self.param, self.grad, self.state);
     }
 }

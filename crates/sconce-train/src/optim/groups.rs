@@ -48,11 +48,7 @@ impl ParamGroups {
         GroupBuilder {
             rules: params
                 .into_iter()
-                .map(|(name, var)| Ruled {
-                    param: Param { name, var },
-                    lr_scale: 1.,
-                    decays: true,
-                })
+                .map(|(name, var)| Ruled { param: Param { name, var }, lr_scale: 1., decays: true })
                 .collect(),
         }
     }
@@ -69,9 +65,7 @@ impl ParamGroups {
 
     /// Every parameter with its group, group by group.
     pub fn iter(&self) -> impl Iterator<Item = (&ParamGroup, &Param)> {
-        self.0
-            .iter()
-            .flat_map(|group| group.params.iter().map(move |param| (group, param)))
+        self.0.iter().flat_map(|group| group.params.iter().map(move |param| (group, param)))
     }
 
     /// Number of parameter tensors.
@@ -168,12 +162,7 @@ impl GroupBuilder {
     ///
     /// `layer_of` gives the layer of a parameter by its name, see [`vit_layer`].
     #[must_use]
-    pub fn layer_decay(
-        self,
-        decay: f64,
-        last: usize,
-        layer_of: impl Fn(&str) -> usize,
-    ) -> Self {
+    pub fn layer_decay(self, decay: f64, last: usize, layer_of: impl Fn(&str) -> usize) -> Self {
         self.each(|rule| {
             let distance = last.saturating_sub(layer_of(&rule.param.name));
             rule.lr_scale *= decay.powi(distance.min(i32::MAX as usize) as i32);
@@ -188,12 +177,7 @@ impl GroupBuilder {
     pub fn build(self) -> Result<ParamGroups> {
         let (mut names, mut ids) = (HashSet::new(), HashSet::new());
         let mut groups: Vec<ParamGroup> = Vec::new();
-        for Ruled {
-            param,
-            lr_scale,
-            decays,
-        } in self.rules
-        {
+        for Ruled { param, lr_scale, decays } in self.rules {
             if !ids.insert(param.var.id()) {
                 continue;
             }
@@ -206,22 +190,13 @@ impl GroupBuilder {
                 return Err(Error::NotFloat { name, dtype });
             }
             if !lr_scale.is_finite() || lr_scale < 0. {
-                return Err(Error::Config(format!(
-                    "the learning rate of {} is multiplied by {lr_scale}",
-                    param.name
-                )));
+                return Err(Error::Config(format!("the learning rate of {} is multiplied by {lr_scale}", param.name)));
             }
             let weight_decay_scale = if decays { 1. } else { 0. };
-            let same = |g: &&mut ParamGroup| {
-                g.lr_scale == lr_scale && g.weight_decay_scale == weight_decay_scale
-            };
+            let same = |g: &&mut ParamGroup| g.lr_scale == lr_scale && g.weight_decay_scale == weight_decay_scale;
             match groups.iter_mut().find(same) {
                 Some(group) => group.params.push(param),
-                None => groups.push(ParamGroup {
-                    params: vec![param],
-                    lr_scale,
-                    weight_decay_scale,
-                }),
+                None => groups.push(ParamGroup { params: vec![param], lr_scale, weight_decay_scale }),
             }
         }
         Ok(ParamGroups(groups))
@@ -306,15 +281,10 @@ mod tests {
             ("head.weight", &[10, 4]),
             ("head.bias", &[10]),
         ]);
-        let groups = ParamGroups::builder(params)
-            .exclude_vit()
-            .layer_decay(0.5, 3, |name| vit_layer(name, 2))
-            .build()
-            .unwrap();
-        let table: Vec<(&str, f64, f64)> = groups
-            .iter()
-            .map(|(g, p)| (p.name.as_str(), g.lr_scale, g.weight_decay_scale))
-            .collect();
+        let groups =
+            ParamGroups::builder(params).exclude_vit().layer_decay(0.5, 3, |name| vit_layer(name, 2)).build().unwrap();
+        let table: Vec<(&str, f64, f64)> =
+            groups.iter().map(|(g, p)| (p.name.as_str(), g.lr_scale, g.weight_decay_scale)).collect();
         let of = |name: &str| table.iter().find(|t| t.0 == name).map(|t| (t.1, t.2)).unwrap();
         assert_eq!(of("cls_token"), (0.125, 0.));
         assert_eq!(of("patch_embed.proj.weight"), (0.125, 1.));
@@ -340,9 +310,6 @@ mod tests {
             Err(Error::DuplicateParameter { name }) if name == "a"
         ));
         let integer = Var::zeros(2, DType::U32, &Device::Cpu).unwrap();
-        assert!(matches!(
-            ParamGroups::new([("i".to_owned(), integer)]),
-            Err(Error::NotFloat { .. })
-        ));
+        assert!(matches!(ParamGroups::new([("i".to_owned(), integer)]), Err(Error::NotFloat { .. })));
     }
 }

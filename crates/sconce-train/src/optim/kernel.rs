@@ -77,10 +77,7 @@ impl Real for f64 {
 }
 
 /// Calls `f` with the elements of a contiguous tensor on the CPU.
-pub(crate) fn read<T: Real, R>(
-    tensor: &Tensor,
-    f: impl FnOnce(&[T]) -> R,
-) -> candle_core::Result<R> {
+pub(crate) fn read<T: Real, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> R) -> candle_core::Result<R> {
     let (storage, layout) = tensor.storage_and_layout();
     match (&*storage, layout.contiguous_offsets()) {
         (Storage::Cpu(storage), Some((start, end))) => Ok(f(&storage.as_slice::<T>()?[start..end])),
@@ -114,10 +111,9 @@ impl<T: Real, F: FnOnce(&mut [T], &[T])> InplaceOp2 for Once<F, T> {
         source: &CpuStorage,
         source_layout: &Layout,
     ) -> candle_core::Result<()> {
-        let (Some((start, end)), Some((from, to))) = (
-            target_layout.contiguous_offsets(),
-            source_layout.contiguous_offsets(),
-        ) else {
+        let (Some((start, end)), Some((from, to))) =
+            (target_layout.contiguous_offsets(), source_layout.contiguous_offsets())
+        else {
             bail!("update of tensors that are not contiguous");
         };
         if end - start != to - from {

@@ -24,13 +24,7 @@ pub struct LarsConfig {
 
 impl Default for LarsConfig {
     fn default() -> Self {
-        Self {
-            lr: 0.1,
-            momentum: 0.9,
-            weight_decay: 0.,
-            trust_coefficient: 1e-3,
-            exclude_1d: true,
-        }
+        Self { lr: 0.1, momentum: 0.9, weight_decay: 0., trust_coefficient: 1e-3, exclude_1d: true }
     }
 }
 
@@ -90,13 +84,7 @@ impl Rule for LarsConfig {
     }
 
     #[inline(always)]
-    fn update<T: Real>(
-        &self,
-        s: &StepScalars,
-        param: &mut [T],
-        grad: &[T],
-        state: &mut [&mut [T]],
-    ) {
+    fn update<T: Real>(&self, s: &StepScalars, param: &mut [T], grad: &[T], state: &mut [&mut [T]]) {
         let [buffer] = state else { return };
         let (scale, decay) = (T::of(s.grad_scale), T::of(self.decay(s)));
         let (ratio, momentum, lr) = (T::of(s.ratio), T::of(self.momentum), T::of(s.lr));
@@ -107,12 +95,7 @@ impl Rule for LarsConfig {
         }
     }
 
-    fn ratio_tensor(
-        &self,
-        s: &StepScalars,
-        param: &Tensor,
-        grad: &Tensor,
-    ) -> candle_core::Result<f64> {
+    fn ratio_tensor(&self, s: &StepScalars, param: &Tensor, grad: &Tensor) -> candle_core::Result<f64> {
         if !self.adapts(s) {
             return Ok(1.);
         }
@@ -131,9 +114,7 @@ impl Rule for LarsConfig {
         grad: &Tensor,
         state: &mut [Tensor],
     ) -> candle_core::Result<Tensor> {
-        let [buffer] = state else {
-            candle_core::bail!("LARS keeps one buffer")
-        };
+        let [buffer] = state else { candle_core::bail!("LARS keeps one buffer") };
         let d = ((grad * s.grad_scale)? + (param * self.decay(s))?)?;
         *buffer = ((&*buffer * self.momentum)? + (d * s.ratio)?)?;
         param - (&*buffer * s.lr)?

@@ -25,13 +25,7 @@ pub struct SgdConfig {
 
 impl Default for SgdConfig {
     fn default() -> Self {
-        Self {
-            lr: 1e-3,
-            momentum: 0.,
-            dampening: 0.,
-            nesterov: false,
-            weight_decay: 0.,
-        }
+        Self { lr: 1e-3, momentum: 0., dampening: 0., nesterov: false, weight_decay: 0. }
     }
 }
 
@@ -47,9 +41,7 @@ impl Sgd {
     /// Nesterov's momentum without momentum or with dampening.
     pub fn new(groups: ParamGroups, config: SgdConfig) -> Result<Self> {
         if config.nesterov && (config.momentum <= 0. || config.dampening != 0.) {
-            return Err(Error::Config(
-                "Nesterov's momentum needs momentum and no dampening".to_owned(),
-            ));
+            return Err(Error::Config("Nesterov's momentum needs momentum and no dampening".to_owned()));
         }
         let (lr, weight_decay) = (config.lr, config.weight_decay);
         Ok(Self::from_rule(config, groups, lr, weight_decay))
@@ -60,11 +52,7 @@ impl SgdConfig {
     /// Factors of the old buffer and of the gradient in the new buffer.
     #[inline(always)]
     fn blend(&self, step: u64) -> (f64, f64) {
-        if step == 1 {
-            (0., 1.)
-        } else {
-            (self.momentum, 1. - self.dampening)
-        }
+        if step == 1 { (0., 1.) } else { (self.momentum, 1. - self.dampening) }
     }
 }
 
@@ -74,21 +62,11 @@ impl Rule for SgdConfig {
     }
 
     fn buffers(&self) -> &'static [&'static str] {
-        if self.momentum == 0. {
-            &[]
-        } else {
-            &["momentum"]
-        }
+        if self.momentum == 0. { &[] } else { &["momentum"] }
     }
 
     #[inline(always)]
-    fn update<T: Real>(
-        &self,
-        s: &StepScalars,
-        param: &mut [T],
-        grad: &[T],
-        state: &mut [&mut [T]],
-    ) {
+    fn update<T: Real>(&self, s: &StepScalars, param: &mut [T], grad: &[T], state: &mut [&mut [T]]) {
         let (scale, decay, lr) = (T::of(s.grad_scale), T::of(s.weight_decay), T::of(s.lr));
         let [buffer] = state else {
             for (p, &g) in param.iter_mut().zip(grad) {
@@ -126,11 +104,7 @@ impl Rule for SgdConfig {
         };
         let (old, new) = self.blend(s.step);
         *buffer = ((&*buffer * old)? + (&d * new)?)?;
-        let direction = if self.nesterov {
-            (d + (&*buffer * self.momentum)?)?
-        } else {
-            buffer.clone()
-        };
+        let direction = if self.nesterov { (d + (&*buffer * self.momentum)?)? } else { buffer.clone() };
         param - (direction * s.lr)?
     }
 }

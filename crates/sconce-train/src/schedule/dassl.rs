@@ -100,16 +100,10 @@ impl Dassl {
     fn after(&self, count: u64, start: u64) -> f64 {
         match &self.schedule {
             DasslSchedule::Cosine { length } => {
-                let wave = |t: u64| {
-                    0.5 * (1. + (std::f64::consts::PI * t as f64 / (*length).max(1) as f64).cos())
-                };
+                let wave = |t: u64| 0.5 * (1. + (std::f64::consts::PI * t as f64 / (*length).max(1) as f64).cos());
                 // PyTorch multiplies the last rate by the ratio of two values of the wave. Moved on
                 // to `start` with the rate still at its base, the first half wave is scaled up.
-                let scale = if start < *length && count <= *length {
-                    wave(start)
-                } else {
-                    1.
-                };
+                let scale = if start < *length && count <= *length { wave(start) } else { 1. };
                 self.lr * wave(count) / scale
             }
             DasslSchedule::SingleStep { every, gamma } => {
@@ -145,10 +139,7 @@ mod tests {
     fn compare(schedule: &Dassl, table: &[(u64, f64)]) {
         for &(position, value) in table {
             let found = schedule.at(position);
-            assert!(
-                (found - value).abs() <= 1e-12 * schedule.lr,
-                "position {position}: {found} instead of {value}"
-            );
+            assert!((found - value).abs() <= 1e-12 * schedule.lr, "position {position}: {found} instead of {value}");
         }
     }
 
@@ -181,14 +172,7 @@ mod tests {
         };
         compare(
             &schedule,
-            &[
-                (0, 1e-5),
-                (1, 0.0025),
-                (3, 0.0075),
-                (4, 0.01),
-                (11, 0.0020610737385376348),
-                (12, 0.0009549150281252633),
-            ],
+            &[(0, 1e-5), (1, 0.0025), (3, 0.0075), (4, 0.01), (11, 0.0020610737385376348), (12, 0.0009549150281252633)],
         );
     }
 
@@ -210,10 +194,7 @@ mod tests {
 
     #[test]
     fn without_recount_the_inner_schedule_has_lost_the_warmup() {
-        let cosine = Dassl {
-            recount: false,
-            ..Dassl::coop(0.002, 50)
-        };
+        let cosine = Dassl { recount: false, ..Dassl::coop(0.002, 50) };
         // PyTorch's recursion, from the base rate at count 1.
         let mut lr = 0.002;
         let wave = |t: u64| 1. + (std::f64::consts::PI * t as f64 / 50.).cos();

@@ -154,11 +154,7 @@ impl Warmup<Cosine> {
             length: warmup,
             inclusive: true,
             restart: true,
-            then: Cosine {
-                from: base,
-                to: end,
-                length: steps.saturating_sub(warmup),
-            },
+            then: Cosine { from: base, to: end, length: steps.saturating_sub(warmup) },
         }
     }
 
@@ -171,11 +167,7 @@ impl Warmup<Cosine> {
             length: warmup,
             inclusive: false,
             restart: false,
-            then: Cosine {
-                from: base,
-                to: end,
-                length,
-            },
+            then: Cosine { from: base, to: end, length },
         }
     }
 }
