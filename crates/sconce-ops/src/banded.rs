@@ -19,12 +19,7 @@ pub(crate) struct Band {
 impl Band {
     /// An empty map, to be filled by [`Band::push`].
     pub(crate) fn new(input: usize) -> Self {
-        Self {
-            input,
-            starts: Vec::new(),
-            offsets: vec![0],
-            weights: Vec::new(),
-        }
+        Self { input, starts: Vec::new(), offsets: vec![0], weights: Vec::new() }
     }
 
     /// Appends a row.
@@ -47,10 +42,7 @@ impl Band {
 
     /// First column and weights of row `at`.
     pub(crate) fn row(&self, at: usize) -> (usize, &[f64]) {
-        (
-            self.starts[at],
-            &self.weights[self.offsets[at]..self.offsets[at + 1]],
-        )
+        (self.starts[at], &self.weights[self.offsets[at]..self.offsets[at + 1]])
     }
 
     /// Whether the map leaves its input as it is.
@@ -74,11 +66,7 @@ impl Band {
                 lo,
                 (lo..hi).map(|at| {
                     let (start, weights) = self.row(at);
-                    column
-                        .checked_sub(start)
-                        .and_then(|k| weights.get(k))
-                        .copied()
-                        .unwrap_or(0.0)
+                    column.checked_sub(start).and_then(|k| weights.get(k)).copied().unwrap_or(0.0)
                 }),
             );
         }
@@ -92,9 +80,7 @@ impl Band {
             let (start, weights) = self.row(at);
             values[at * self.input + start..][..weights.len()].copy_from_slice(weights);
         }
-        Tensor::from_vec(values, (self.output(), self.input), &Device::Cpu)?
-            .to_dtype(dtype)?
-            .to_device(device)
+        Tensor::from_vec(values, (self.output(), self.input), &Device::Cpu)?.to_dtype(dtype)?.to_device(device)
     }
 }
 
@@ -109,10 +95,7 @@ pub(crate) fn apply(xs: &Tensor, rows: Band, columns: Band) -> Result<Tensor> {
 /// [`apply`] as two matrix products.
 pub(crate) fn reference(xs: &Tensor, rows: &Band, columns: &Band) -> Result<Tensor> {
     let (b, c, h, w) = xs.dims4()?;
-    let (rows_dense, columns_dense) = (
-        rows.dense(xs.dtype(), xs.device())?,
-        columns.dense(xs.dtype(), xs.device())?,
-    );
+    let (rows_dense, columns_dense) = (rows.dense(xs.dtype(), xs.device())?, columns.dense(xs.dtype(), xs.device())?);
     let xs = xs.reshape((b * c * h, w))?.matmul(&columns_dense.t()?)?; // (B C H, oW)
     let xs = xs.reshape((b * c, h, columns.output()))?; // (B C, H, oW)
     let ys = rows_dense.unsqueeze(0)?.broadcast_matmul(&xs)?; // (B C, oH, oW)

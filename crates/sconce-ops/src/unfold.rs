@@ -27,28 +27,8 @@ pub fn unfold(
     if !xs.dtype().is_float() {
         candle_core::bail!("{op}: input must be a float tensor, not {:?}", xs.dtype());
     }
-    let window = Window::new(
-        op,
-        &WindowSpec {
-            input: [h, w],
-            kernel,
-            stride,
-            padding,
-            dilation,
-            ceil: false,
-        },
-    )?;
-    element_count(
-        op,
-        &[
-            b.max(1),
-            c.max(1),
-            kernel[0],
-            kernel[1],
-            window.output[1],
-            window.output[2],
-        ],
-    )?;
+    let window = Window::new(op, &WindowSpec { input: [h, w], kernel, stride, padding, dilation, ceil: false })?;
+    element_count(op, &[b.max(1), c.max(1), kernel[0], kernel[1], window.output[1], window.output[2]])?;
     unfold_reference(&window, xs)
 }
 
@@ -75,17 +55,7 @@ pub fn fold(
     if !xs.dtype().is_float() {
         candle_core::bail!("{op}: input must be a float tensor, not {:?}", xs.dtype());
     }
-    let window = Window::new(
-        op,
-        &WindowSpec {
-            input: size,
-            kernel,
-            stride,
-            padding,
-            dilation,
-            ceil: false,
-        },
-    )?;
+    let window = Window::new(op, &WindowSpec { input: size, kernel, stride, padding, dilation, ceil: false })?;
     let taps = element_count(op, &kernel)?;
     if rows % taps != 0 || element_count(op, &window.output)? != positions {
         candle_core::bail!(
@@ -111,8 +81,6 @@ fn fold_reference(window: &Window, xs: &Tensor, channels: usize) -> Result<Tenso
     let b = xs.dim(0)?;
     let [_, oh, ow] = window.output;
     let xs = xs.reshape(vec![b, channels, window.taps(), 1, oh, ow])?; // (B, C, taps, 1, oH, oW)
-    let views = (0..window.taps())
-        .map(|at| xs.narrow(2, at, 1)?.squeeze(2))
-        .collect::<Result<Vec<_>>>()?;
+    let views = (0..window.taps()).map(|at| xs.narrow(2, at, 1)?.squeeze(2)).collect::<Result<Vec<_>>>()?;
     window.place_views(&views)?.squeeze(2) // (B, C, 1, H, W) -> (B, C, H, W)
 }

@@ -49,14 +49,8 @@ pub(crate) fn element_count(op: &'static str, factors: &[usize]) -> Result<usize
 
 impl Window {
     pub(crate) fn new<const R: usize>(op: &'static str, spec: &WindowSpec<R>) -> Result<Self> {
-        let mut window = Self {
-            input: [1; 3],
-            kernel: [1; 3],
-            stride: [1; 3],
-            padding: [0; 3],
-            dilation: [1; 3],
-            output: [1; 3],
-        };
+        let mut window =
+            Self { input: [1; 3], kernel: [1; 3], stride: [1; 3], padding: [0; 3], dilation: [1; 3], output: [1; 3] };
         let lead = 3 - R;
         for axis in 0..R {
             let (input, kernel) = (spec.input[axis], spec.kernel[axis]);
@@ -70,9 +64,7 @@ impl Window {
                     "{op}: kernel {kernel}, stride {stride} and dilation {dilation} of axis {axis} must not be zero"
                 );
             }
-            let span = (kernel - 1)
-                .checked_mul(dilation)
-                .and_then(|s| s.checked_add(1));
+            let span = (kernel - 1).checked_mul(dilation).and_then(|s| s.checked_add(1));
             let padded = padding.checked_mul(2).and_then(|p| p.checked_add(input));
             let (Some(span), Some(padded)) = (span, padded) else {
                 candle_core::bail!(
@@ -126,11 +118,7 @@ impl Window {
         let offset = tap * self.dilation[axis];
         let lo = padding.saturating_sub(offset).div_ceil(stride);
         let end = self.input[axis] + padding; // first padded index after the input
-        let hi = if end > offset {
-            (end - offset - 1) / stride + 1
-        } else {
-            0
-        };
+        let hi = if end > offset { (end - offset - 1) / stride + 1 } else { 0 };
         let hi = hi.min(self.output[axis]);
         (lo.min(hi), hi)
     }
@@ -142,8 +130,7 @@ impl Window {
         let mut xs = xs.clone();
         for axis in 0..3 {
             // Enough to the right for the last window and for a whole stride after its first element.
-            let reach = (self.kernel[axis] - 1) * self.dilation[axis]
-                + self.output[axis] * self.stride[axis];
+            let reach = (self.kernel[axis] - 1) * self.dilation[axis] + self.output[axis] * self.stride[axis];
             let before = self.padding[axis];
             let after = reach.saturating_sub(before + self.input[axis]);
             xs = pad(&xs, axis + 2, before, after, outside)?;
@@ -192,11 +179,7 @@ fn pad(xs: &Tensor, dim: usize, before: usize, after: usize, value: f64) -> Resu
     if after > 0 {
         parts.push(constant(after)?);
     }
-    if parts.len() == 1 {
-        Ok(xs.clone())
-    } else {
-        Tensor::cat(&parts, dim)
-    }
+    if parts.len() == 1 { Ok(xs.clone()) } else { Tensor::cat(&parts, dim) }
 }
 
 /// Inserts axes of length 1 before the spatial axes until there are three: `(B, C, ..)` to `(B, C, D, H, W)`.

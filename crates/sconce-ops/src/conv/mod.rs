@@ -32,12 +32,7 @@ pub struct ConvOptions<const R: usize> {
 impl<const R: usize> Default for ConvOptions<R> {
     /// Stride 1, no padding, no dilation, one group.
     fn default() -> Self {
-        Self {
-            stride: [1; R],
-            padding: [0; R],
-            dilation: [1; R],
-            groups: 1,
-        }
+        Self { stride: [1; R], padding: [0; R], dilation: [1; R], groups: 1 }
     }
 }
 
@@ -80,12 +75,7 @@ impl<const R: usize> ConvOptions<R> {
 /// # Errors
 /// When shapes, dtypes or devices disagree, a stride, dilation or kernel is zero, the window is larger
 /// than the padded input, or the result would not fit the address space.
-pub fn conv1d(
-    xs: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    options: &ConvOptions<1>,
-) -> Result<Tensor> {
+pub fn conv1d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, options: &ConvOptions<1>) -> Result<Tensor> {
     conv("conv1d", xs, weight, bias, options)
 }
 
@@ -97,12 +87,7 @@ pub fn conv1d(
 ///
 /// # Errors
 /// As [`conv1d`].
-pub fn conv2d(
-    xs: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    options: &ConvOptions<2>,
-) -> Result<Tensor> {
+pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, options: &ConvOptions<2>) -> Result<Tensor> {
     conv("conv2d", xs, weight, bias, options)
 }
 
@@ -114,12 +99,7 @@ pub fn conv2d(
 ///
 /// # Errors
 /// As [`conv1d`].
-pub fn conv3d(
-    xs: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    options: &ConvOptions<3>,
-) -> Result<Tensor> {
+pub fn conv3d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, options: &ConvOptions<3>) -> Result<Tensor> {
     conv("conv3d", xs, weight, bias, options)
 }
 
@@ -143,21 +123,11 @@ impl ConvShape {
     ) -> Result<Self> {
         let (x, w) = (xs.dims(), weight.dims());
         if x.len() != R + 2 || w.len() != R + 2 {
-            candle_core::bail!(
-                "{op}: input {x:?} and weight {w:?} must have {} axes",
-                R + 2
-            );
+            candle_core::bail!("{op}: input {x:?} and weight {w:?} must have {} axes", R + 2);
         }
         let (batch, channels, filters, groups) = (x[0], x[1], w[0], options.groups);
-        if groups == 0
-            || channels == 0
-            || filters == 0
-            || channels % groups != 0
-            || filters % groups != 0
-        {
-            candle_core::bail!(
-                "{op}: {groups} groups do not divide {channels} input and {filters} output channels"
-            );
+        if groups == 0 || channels == 0 || filters == 0 || channels % groups != 0 || filters % groups != 0 {
+            candle_core::bail!("{op}: {groups} groups do not divide {channels} input and {filters} output channels");
         }
         if w[1] != channels / groups {
             candle_core::bail!(
@@ -172,11 +142,7 @@ impl ConvShape {
         }
         for other in [Some(weight), bias].into_iter().flatten() {
             if other.dtype() != xs.dtype() {
-                candle_core::bail!(
-                    "{op}: input is {:?} but a parameter is {:?}",
-                    xs.dtype(),
-                    other.dtype()
-                );
+                candle_core::bail!("{op}: input is {:?} but a parameter is {:?}", xs.dtype(), other.dtype());
             }
             if !other.device().same_device(xs.device()) {
                 candle_core::bail!("{op}: input and parameters are on different devices");
@@ -198,13 +164,7 @@ impl ConvShape {
         let window = Window::new(op, &spec)?;
         let [d, h, w] = window.output;
         element_count(op, &[batch.max(1), filters, d, h, w])?;
-        Ok(Self {
-            batch,
-            channels,
-            filters,
-            groups,
-            window,
-        })
+        Ok(Self { batch, channels, filters, groups, window })
     }
 }
 

@@ -17,11 +17,7 @@ use crate::window::{Window, element_count};
 pub fn avg_pool2d(xs: &Tensor, options: &PoolOptions) -> Result<Tensor> {
     let window = options.window("avg_pool2d", xs)?;
     let include = options.count_include_pad;
-    banded::apply(
-        xs,
-        window_band(&window, 1, include),
-        window_band(&window, 2, include),
-    )
+    banded::apply(xs, window_band(&window, 1, include), window_band(&window, 2, include))
 }
 
 /// Average into `size` bins along each of the last two axes: bin `i` of `o` covers `floor(i n / o)..ceil((i + 1) n / o)`.
@@ -39,11 +35,7 @@ pub fn adaptive_avg_pool2d(xs: &Tensor, size: (usize, usize)) -> Result<Tensor> 
         candle_core::bail!("{op}: input must be a float tensor, not {:?}", xs.dtype());
     }
     element_count(op, &[b.max(1), c.max(1), size.0, size.1])?;
-    banded::apply(
-        xs,
-        adaptive_band(op, h, size.0)?,
-        adaptive_band(op, w, size.1)?,
-    )
+    banded::apply(xs, adaptive_band(op, h, size.0)?, adaptive_band(op, w, size.1)?)
 }
 
 /// Average into `size` bins along the last axis, bins as in [`adaptive_avg_pool2d`].
@@ -87,11 +79,7 @@ fn window_band(window: &Window, axis: usize, include_padding: bool) -> Band {
         let start = at * window.stride[axis];
         let end = (start + window.kernel[axis]).min(input + 2 * padding);
         let (first, last) = (start.max(padding), end.min(input + padding));
-        let count = if include_padding {
-            end - start
-        } else {
-            last - first
-        };
+        let count = if include_padding { end - start } else { last - first };
         band.push(first - padding, (first..last).map(|_| 1.0 / count as f64));
     }
     band

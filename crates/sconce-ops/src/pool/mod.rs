@@ -35,13 +35,7 @@ impl PoolOptions {
     /// Square windows that touch each other: the stride is the kernel; no padding.
     #[must_use]
     pub fn new(kernel: usize) -> Self {
-        Self {
-            kernel: [kernel; 2],
-            stride: [kernel; 2],
-            padding: [0; 2],
-            ceil_mode: false,
-            count_include_pad: true,
-        }
+        Self { kernel: [kernel; 2], stride: [kernel; 2], padding: [0; 2], ceil_mode: false, count_include_pad: true }
     }
 
     /// The same stride on both axes.
@@ -98,10 +92,7 @@ impl PoolOptions {
                 ceil: self.ceil_mode,
             },
         )?;
-        element_count(
-            op,
-            &[b.max(1), c.max(1), window.output[1], window.output[2]],
-        )?;
+        element_count(op, &[b.max(1), c.max(1), window.output[1], window.output[2]])?;
         Ok(window)
     }
 }

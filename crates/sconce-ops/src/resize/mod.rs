@@ -72,13 +72,7 @@ impl ResizeOptions {
     }
 
     fn new(to: ResizeTo) -> Self {
-        Self {
-            to,
-            mode: ResizeMode::default(),
-            antialias: false,
-            align_corners: false,
-            scale: None,
-        }
+        Self { to, mode: ResizeMode::default(), antialias: false, align_corners: false, scale: None }
     }
 
     /// How new pixels are made.
@@ -134,21 +128,13 @@ pub fn resize(xs: &Tensor, options: &ResizeOptions) -> Result<Tensor> {
         ResizeTo::Size(oh, ow) => (oh, ow, options.scale),
         ResizeTo::Factor(fh, fw) => {
             // A float's cast to usize saturates, and the element count refuses what is too large.
-            (
-                (h as f64 * fh).floor() as usize,
-                (w as f64 * fw).floor() as usize,
-                options.scale.or(Some((fh, fw))),
-            )
+            ((h as f64 * fh).floor() as usize, (w as f64 * fw).floor() as usize, options.scale.or(Some((fh, fw))))
         }
     };
     if let Some((sh, sw)) = scale
-        && [sh, sw]
-            .iter()
-            .any(|&s| !(s > 0.0 && ((1.0 / s) as f32) > 0.0 && ((1.0 / s) as f32).is_finite()))
+        && [sh, sw].iter().any(|&s| !(s > 0.0 && ((1.0 / s) as f32) > 0.0 && ((1.0 / s) as f32).is_finite()))
     {
-        candle_core::bail!(
-            "{op}: scale factors {sh} and {sw} must be positive numbers, and so their inverses"
-        );
+        candle_core::bail!("{op}: scale factors {sh} and {sw} must be positive numbers, and so their inverses");
     }
     if [h, w, oh, ow].contains(&0) {
         candle_core::bail!("{op}: cannot resize {h} x {w} to {oh} x {ow}");

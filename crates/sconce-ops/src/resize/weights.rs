@@ -17,13 +17,7 @@ impl Precision {
 }
 
 /// The map from `input` to `output` pixels; `scale` is the factor given by the caller, whose inverse is the step.
-pub(super) fn band(
-    options: &ResizeOptions,
-    input: usize,
-    output: usize,
-    scale: Option<f64>,
-    single: bool,
-) -> Band {
+pub(super) fn band(options: &ResizeOptions, input: usize, output: usize, scale: Option<f64>, single: bool) -> Band {
     match options.mode {
         ResizeMode::Nearest => nearest(input, output, scale),
         _ => {
@@ -99,32 +93,19 @@ impl Filter {
         match self {
             Self::Triangle if x < 1.0 => r(1.0 - x),
             Self::Cubic(a) if x < 1.0 => r(r(r(r(r(a + 2.0) * x) - r(a + 3.0)) * x) * x) + 1.0,
-            Self::Cubic(a) if x < 2.0 => {
-                r(r(r(r(r(r(r(a * x) - 5.0 * a) * x) + 8.0 * a) * x) - 4.0 * a))
-            }
+            Self::Cubic(a) if x < 2.0 => r(r(r(r(r(r(r(a * x) - 5.0 * a) * x) + 8.0 * a) * x) - 4.0 * a)),
             _ => 0.0,
         }
     }
 }
 
 /// Two or four neighbours of the sampling position; those outside the image are replaced by its border.
-fn interpolated(
-    p: Precision,
-    filter: Filter,
-    input: usize,
-    output: usize,
-    step: f64,
-    align_corners: bool,
-) -> Band {
+fn interpolated(p: Precision, filter: Filter, input: usize, output: usize, step: f64, align_corners: bool) -> Band {
     let r = |x| p.round(x);
     let last = input - 1;
     let mut band = Band::new(input);
     for at in 0..output {
-        let source = if align_corners {
-            r(step * at as f64)
-        } else {
-            r(r(step * (at as f64 + 0.5)) - 0.5)
-        };
+        let source = if align_corners { r(step * at as f64) } else { r(r(step * (at as f64 + 0.5)) - 0.5) };
         let taps: Vec<(usize, f64)> = match filter {
             Filter::Triangle => {
                 let source = source.max(0.0);
@@ -167,9 +148,8 @@ fn antialiased(p: Precision, filter: Filter, input: usize, output: usize, step: 
         // With a given scale the last positions can lie outside the image; its border stands for them.
         let start = start.min(input - 1);
         let end = end.max(start + 1);
-        let mut weights: Vec<f64> = (start..end)
-            .map(|at| filter.at(p, r(r(r(at as f64 - center) + 0.5) * inverse)))
-            .collect();
+        let mut weights: Vec<f64> =
+            (start..end).map(|at| filter.at(p, r(r(r(at as f64 - center) + 0.5) * inverse))).collect();
         let total = weights.iter().fold(0.0, |sum, &w| r(sum + w));
         if total == 0.0 {
             weights.fill(0.0);

@@ -1,0 +1,16 @@
+//! The tools that the CPU kernels of this crate are made of, open to anyone who writes another.
+//!
+//! A kernel has three layers: [`parallel::fill`] cuts the result into blocks and hands them to threads, [`simd::dispatch`]
+//! compiles the code of a block for the widest vectors that the machine has, and plain loops over slices do the work.
+//! [`rows`] reads tensors of any strides.
+
+pub mod coefficients;
+pub mod element;
+pub mod parallel;
+pub mod rows;
+pub mod simd;
+
+pub use element::{Element, Real};
+pub use parallel::{Uninit, fill, fill_rows};
+pub use rows::{Rows, contiguous, cpu_slice};
+pub use simd::{Math, dispatch};

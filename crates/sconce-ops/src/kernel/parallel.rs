@@ -1,0 +1,171 @@
+//! Results cut into blocks that threads fill.
+
+use std::{mem::MaybeUninit, ops::Range};
+
+use rayon::prelude::*;
+
+/// Memory that has not been written yet. Every method writes all of it and returns it as a plain slice, which is the
+/// proof that [`fill`] asks for.
+#[derive(Debug)]
+pub struct Uninit<'a, T>(&'a mut [MaybeUninit<T>]);
+
+impl<'a, T: Copy> Uninit<'a, T> {
+    /// Number of elements.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is nothing to write.
+    #[inline(always)]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Writes one value everywhere; for kernels that write in no simple order.
+    #[inline(always)]
+    pub fn fill(self, value: T) -> &'a mut [T] {
+        for slot in self.0.iter_mut() {
+            slot.write(value);
+        }
+        self.written()
+    }
+
+    /// Writes `f(x)` for each `x`; panics when the lengths differ.
+    #[inline(always)]
+    pub fn map<A: Copy>(self, xs: &[A], f: impl Fn(A) -> T) -> &'a mut [T] {
+        assert_eq!(self.len(), xs.len(), "one input for each output");
+        for (slot, &x) in self.0.iter_mut().zip(xs) {
+            slot.write(f(x));
+        }
+        self.written()
+    }
+
+    /// Writes `f(x, y)` for each pair; panics when the lengths differ.
+    #[inline(always)]
+    pub fn map2<A: Copy, B: Copy>(self, xs: &[A], ys: &[B], f: impl Fn(A, B) -> T) -> &'a mut [T] {
+        assert!(self.len() == xs.len() && xs.len() == ys.len(), "one pair for each output");
+        for ((slot, &x), &y) in self.0.iter_mut().zip(xs).zip(ys) {
+            slot.write(f(x, y));
+        }
+        self.written()
+    }
+
+    /// Writes `f(x, y, z)` for each triple; panics when the lengths differ.
+    #[inline(always)]
+    pub fn map3<A: Copy, B: Copy, C: Copy>(
+        self,
+        xs: &[A],
+        ys: &[B],
+        zs: &[C],
+        f: impl Fn(A, B, C) -> T,
+    ) -> &'a mut [T] {
+        assert!(self.len() == xs.len() && xs.len() == ys.len() && xs.len() == zs.len());
+        for (((slot, &x), &y), &z) in self.0.iter_mut().zip(xs).zip(ys).zip(zs) {
+            slot.write(f(x, y, z));
+        }
+        self.written()
+    }
+
+    /// Writes consecutive rows of `len` elements each, in order: `f` gets the row's number and its memory. A last row may be
+    /// shorter.
+    #[inline(always)]
+    pub fn rows<F>(self, len: usize, mut f: F) -> &'a mut [T]
+    where
+        F: for<'b> FnMut(usize, Uninit<'b, T>) -> &'b mut [T],
+    {
+        for (i, row) in self.0.chunks_mut(len.max(1)).enumerate() {
+            let place = (row.as_ptr() as usize, row.len());
+            let done = f(i, Uninit(row));
+            assert_eq!((done.as_ptr() as usize, done.len()), place, "the row itself comes back");
+        }
+        self.written()
+    }
+
+    #[inline(always)]
+    fn written(self) -> &'a mut [T] {
+        #[expect(unsafe_code, reason = "stable Rust 1.89 has no safe cast of a written slice")]
+        // SAFETY: the methods above have written every element, and `MaybeUninit<T>` has the layout of `T`.
+        unsafe {
+            &mut *(self.0 as *mut [MaybeUninit<T>] as *mut [T])
+        }
+    }
+}
+
+/// Elements of work that a task should have at least, so that handing it over costs little.
+pub const GRAIN: usize = 16 * 1024;
+
+/// Rows in a block of about [`GRAIN`] elements, `work` being the cost of a row counted in elements read or written.
+pub fn rows_per_block(work: usize) -> usize {
+    GRAIN.div_ceil(work.max(1))
+}
+
+/// Makes a vector of `rows * len` elements, written once: `f` is given a range of at most `block` rows and their memory,
+/// returns that memory written and a by-product. By-products come back in the order of the blocks.
+///
+/// Blocks depend on `block` alone and never on the number of threads, so that sums made of the by-products have the same bits
+/// everywhere. One block runs on the calling thread.
+pub fn fill<T, P, F>(rows: usize, len: usize, block: usize, f: F) -> (Vec<T>, Vec<P>)
+where
+    T: Copy + Send + Sync,
+    P: Send,
+    F: for<'a> Fn(Range<usize>, Uninit<'a, T>) -> (&'a mut [T], P) + Sync,
+{
+    let total = rows * len;
+    let mut out: Vec<T> = Vec::with_capacity(total);
+    let spare = &mut out.spare_capacity_mut()[..total];
+    let block = block.clamp(1, rows.max(1));
+    let run = |i: usize, chunk: &mut [MaybeUninit<T>]| {
+        let place = (chunk.as_ptr() as usize, chunk.len());
+        let start = i * block;
+        let (done, product) = f(start..(start + block).min(rows), Uninit(chunk));
+        // What makes `set_len` below sound: a written slice that is this very chunk.
+        assert_eq!((done.as_ptr() as usize, done.len()), place, "the block itself comes back");
+        product
+    };
+    let products = if rows == 0 {
+        Vec::new()
+    } else if len == 0 {
+        (0..rows.div_ceil(block)).map(|i| run(i, &mut [])).collect()
+    } else if rows <= block {
+        vec![run(0, spare)]
+    } else {
+        spare.par_chunks_mut(block * len).enumerate().map(|(i, chunk)| run(i, chunk)).collect()
+    };
+    #[expect(unsafe_code, reason = "the vector is written in parallel through its spare capacity")]
+    // SAFETY: the chunks cover the first `total` elements, and `run` has seen each of them come back written.
+    unsafe {
+        out.set_len(total);
+    }
+    (out, products)
+}
+
+/// [`fill`] with blocks of about [`GRAIN`] elements and no by-products.
+pub fn fill_rows<T, F>(rows: usize, len: usize, f: F) -> Vec<T>
+where
+    T: Copy + Send + Sync,
+    F: for<'a> Fn(Range<usize>, Uninit<'a, T>) -> &'a mut [T] + Sync,
+{
+    fill(rows, len, rows_per_block(len), |range, out| (f(range, out), ())).0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_cover_the_result_in_order() {
+        let (out, products) = fill(10, 3, 4, |range, out: Uninit<'_, usize>| {
+            let first = range.start;
+            (out.rows(3, |i, row| row.fill(first + i)), range)
+        });
+        assert_eq!(products, [0..4, 4..8, 8..10]);
+        assert_eq!(out, (0..30).map(|i| i / 3).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn empty_results_are_fine() {
+        assert!(fill_rows(0, 5, |_, out: Uninit<'_, f32>| out.fill(0.)).is_empty());
+        assert!(fill_rows(5, 0, |_, out: Uninit<'_, f32>| out.fill(0.)).is_empty());
+    }
+}
