@@ -8,6 +8,7 @@
 
 mod activation;
 mod argsort;
+mod attention;
 mod banded;
 mod batch_norm;
 mod check;
@@ -19,6 +20,7 @@ mod group_norm;
 pub mod kernel;
 mod l2_normalize;
 mod layer_norm;
+mod linear;
 mod mapped;
 mod pinv;
 mod pool;
@@ -34,6 +36,7 @@ mod window;
 
 pub use activation::{Activation, gelu, gelu_quick, gelu_tanh, relu, silu};
 pub use argsort::argsort;
+pub use attention::{AttentionOptions, Mask, attention, attention_packed, attention_weights};
 pub use batch_norm::{BatchNormOutput, batch_norm, batch_norm_train};
 pub use conv::{ConvOptions, conv1d, conv2d, conv3d};
 pub use cross_entropy::cross_entropy;
@@ -42,6 +45,7 @@ pub use error::Error;
 pub use group_norm::group_norm;
 pub use l2_normalize::l2_normalize;
 pub use layer_norm::layer_norm;
+pub use linear::{linear, matmul};
 pub use mapped::map_file;
 pub use pinv::pinv;
 pub use pool::{PoolOptions, adaptive_avg_pool1d, adaptive_avg_pool2d, avg_pool2d, global_avg_pool, max_pool2d};
