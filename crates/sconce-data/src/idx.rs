@@ -85,11 +85,14 @@ impl IdxArray {
     fn read_plain(mut reader: impl Read) -> Result<Self> {
         let mut magic = [0u8; 4];
         fill(&mut reader, &mut magic)?;
-        let [0, 0, kind, rank @ 1..] = magic else {
+        let [0, 0, kind, rank] = magic else {
             return Err(Error::malformed("idx", format!("magic number {magic:02x?}")));
         };
-        let kind = IdxType::from_byte(kind)
-            .ok_or_else(|| Error::malformed("idx", format!("unknown type {kind:#04x}")))?;
+        if rank == 0 {
+            return Err(Error::malformed("idx", "no dimension"));
+        }
+        let kind =
+            IdxType::from_byte(kind).ok_or_else(|| Error::malformed("idx", format!("unknown type {kind:#04x}")))?;
         let mut shape = Vec::with_capacity(rank.into());
         let mut size = kind.bytes() as u64;
         for _ in 0..rank {

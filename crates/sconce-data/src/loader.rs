@@ -1,6 +1,6 @@
 //! Batches: shuffled, augmented and collated on worker threads, the same for every number of threads.
 
-use crate::prefetch::{OrderedMap, ordered_map};
+use crate::prefetch::ordered_map;
 use crate::{Dataset, Error, Generator, ReadReport, Result};
 use candle_core::{Device, Tensor};
 use std::fmt;
@@ -233,12 +233,7 @@ where
             Ok(map) => (Some(map), None),
             Err(error) => (None, Some(error)),
         };
-        Epoch {
-            batches: batches.map(|map| Box::new(map) as Box<_>),
-            failed,
-            report: ReadReport::default(),
-            remaining,
-        }
+        Epoch { batches: batches.map(|map| Box::new(map) as Box<_>), failed, report: ReadReport::default(), remaining }
     }
 }
 

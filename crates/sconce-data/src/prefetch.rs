@@ -131,11 +131,12 @@ impl<S: Iterator, F: Fn(S::Item) -> R, R> Iterator for OrderedMap<S, F, R> {
     type Item = Result<R>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.workers.is_empty() && !lock(&self.shared.state).stopped {
-            if let Some((number, item)) = self.shared.take() {
-                let result = caught(|| (self.shared.function)(item));
-                lock(&self.shared.state).done.insert(number, result);
-            }
+        if self.workers.is_empty()
+            && !lock(&self.shared.state).stopped
+            && let Some((number, item)) = self.shared.take()
+        {
+            let result = caught(|| (self.shared.function)(item));
+            lock(&self.shared.state).done.insert(number, result);
         }
         let mut state = lock(&self.shared.state);
         loop {

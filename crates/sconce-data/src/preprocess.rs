@@ -98,11 +98,7 @@ impl Preprocess {
     /// CLIP as in OpenAI's code and open_clip: shorter side to `side`, bicubic, centre crop, RGB last, CLIP's
     /// statistics.
     pub fn clip(side: u32) -> Self {
-        Self {
-            conversion: RgbConversion::AfterResize,
-            normalize: transform::CLIP,
-            ..Self::imagenet(side, 1.0)
-        }
+        Self { conversion: RgbConversion::AfterResize, normalize: transform::CLIP, ..Self::imagenet(side, 1.0) }
     }
 
     /// CLIP as in Hugging Face's image processor: RGB first, and a crop that rounds down, so the picture is one

@@ -124,8 +124,7 @@ impl<R: Read> TarReader<R> {
                         continue;
                     }
                     if size > self.max_member {
-                        let error =
-                            Error::TooLarge { what: "the member (bytes)", size, limit: self.max_member };
+                        let error = Error::TooLarge { what: "the member (bytes)", size, limit: self.max_member };
                         self.fail(Some(path), error);
                         continue;
                     }

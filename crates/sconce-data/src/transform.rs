@@ -62,6 +62,7 @@ impl<T: Transform> Transform for RandomApply<T> {
 
 /// Channel mean and standard deviation of ImageNet, for values in `[0, 1]`.
 pub const IMAGENET: Normalize = Normalize { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+#[allow(clippy::excessive_precision, reason = "the digits as published")]
 /// Channel mean and standard deviation of CLIP's training set.
 pub const CLIP: Normalize =
     Normalize { mean: [0.48145466, 0.4578275, 0.40821073], std: [0.26862954, 0.26130258, 0.27577711] };

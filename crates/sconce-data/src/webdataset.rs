@@ -119,12 +119,14 @@ fn has<T>(current: &Option<Group<T>>, key: &str, extension: &str) -> bool {
     current.as_ref().is_some_and(|(open, members)| open == key && members.iter().any(|(e, _)| e == extension))
 }
 
+type Stream = Box<dyn Read + Send>;
+
 /// Opens a shard: the stream of the tar, and whether it is compressed.
-fn open_shard(path: &Path) -> Result<(Box<dyn Read + Send>, bool)> {
+fn open_shard(path: &Path) -> Result<(Stream, bool)> {
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
     let mut reader = BufReader::with_capacity(1 << 17, file);
     let gzip = reader.fill_buf().map_err(|e| Error::io(path, e))?.starts_with(&[0x1f, 0x8b]);
-    let stream: Box<dyn Read + Send> =
+    let stream: Stream =
         if gzip { Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(reader))) } else { Box::new(reader) };
     Ok((stream, gzip))
 }
@@ -148,7 +150,7 @@ fn open_shard(path: &Path) -> Result<(Box<dyn Read + Send>, bool)> {
 /// ```
 pub struct SampleStream {
     pending: VecDeque<PathBuf>,
-    current: Option<(TarReader<Box<dyn Read + Send>>, Arc<str>)>,
+    current: Option<(TarReader<Stream>, Arc<str>)>,
     open: Option<Group<Arc<[u8]>>>,
     options: WebDatasetOptions,
     report: ReportHandle,
@@ -350,15 +352,17 @@ impl WebDataset {
     pub fn sample(&self, index: usize) -> Result<Sample> {
         let entry = self.entries.get(index).ok_or(Error::OutOfRange { index, len: self.entries.len() })?;
         let shard = &self.shards[entry.shard];
-        let read = |stored: &Stored| match stored {
-            Stored::Memory(bytes) => Ok(Arc::clone(bytes)),
-            Stored::File { offset, size } => {
-                let mut bytes = vec![0; *size];
-                let mut file = shard.file.lock().unwrap_or_else(PoisonError::into_inner);
-                file.seek(SeekFrom::Start(*offset))
-                    .and_then(|_| file.read_exact(&mut bytes))
-                    .map_err(|e| Error::io(&shard.path, e))?;
-                Ok(bytes.into())
+        let read = |stored: &Stored| -> Result<Arc<[u8]>> {
+            match stored {
+                Stored::Memory(bytes) => Ok(Arc::clone(bytes)),
+                Stored::File { offset, size } => {
+                    let mut bytes = vec![0; *size];
+                    let mut file = shard.file.lock().unwrap_or_else(PoisonError::into_inner);
+                    file.seek(SeekFrom::Start(*offset))
+                        .and_then(|_| file.read_exact(&mut bytes))
+                        .map_err(|e| Error::io(&shard.path, e))?;
+                    Ok(bytes.into())
+                }
             }
         };
         let members = entry.members.iter().map(|(extension, stored)| Ok((extension.clone(), read(stored)?)));

@@ -61,12 +61,7 @@ pub struct RandomResizedCrop {
 impl RandomResizedCrop {
     /// torchvision's defaults: area in `[0.08, 1]`, aspect ratio in `[3/4, 4/3]`; the filter is given.
     pub fn new(side: u32, filter: Filter) -> Self {
-        Self {
-            size: Size::square(side),
-            scale: [0.08, 1.0],
-            ratio: [3.0 / 4.0, 4.0 / 3.0],
-            options: filter.into(),
-        }
+        Self { size: Size::square(side), scale: [0.08, 1.0], ratio: [3.0 / 4.0, 4.0 / 3.0], options: filter.into() }
     }
 
     /// The same with other bounds of the area.
@@ -132,7 +127,8 @@ impl Transform for RandomCrop {
         let surplus = |len: u32, crop: u32| (u64::from(len) + 2 * u64::from(self.padding)).checked_sub(crop.into());
         let (Some(x), Some(y)) = (surplus(image.width(), self.size.width), surplus(image.height(), self.size.height))
         else {
-            let reason = format!("{:?} from an image of {:?} with {} of padding", self.size, Size::of(&image), self.padding);
+            let reason =
+                format!("{:?} from an image of {:?} with {} of padding", self.size, Size::of(&image), self.padding);
             return Err(Error::invalid("crop", reason));
         };
         let top = generator.index(y as usize + 1) as i64 - i64::from(self.padding);

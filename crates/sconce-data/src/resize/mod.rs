@@ -142,13 +142,7 @@ pub fn resize<P: Pixel<Subpixel = u8>>(
 ///
 /// # Errors
 /// As [`resize`], and [`Error::Invalid`] when `pixels` does not hold `from` rows and columns.
-pub fn resize_bytes(
-    pixels: &[u8],
-    channels: usize,
-    from: Size,
-    to: Size,
-    options: &ResizeOptions,
-) -> Result<Vec<u8>> {
+pub fn resize_bytes(pixels: &[u8], channels: usize, from: Size, to: Size, options: &ResizeOptions) -> Result<Vec<u8>> {
     let wanted = from.width as usize * from.height as usize * channels;
     if pixels.len() != wanted || !(1..=4).contains(&channels) {
         let reason = format!("{} bytes for {from:?} of {channels} channels", pixels.len());
@@ -187,9 +181,7 @@ pub fn resize_bytes(
             rows.shift(used.start);
             passes::vertical(&middle, channels, to.width, &rows)
         }
-        (Some(columns), None) => {
-            passes::horizontal(pixels, channels, from.width, 0..from.height as usize, &columns)
-        }
+        (Some(columns), None) => passes::horizontal(pixels, channels, from.width, 0..from.height as usize, &columns),
         (None, Some(rows)) => passes::vertical(pixels, channels, from.width, &rows),
         (None, None) => pixels.to_vec(),
     })

@@ -27,13 +27,7 @@ fn for_rows(output: &mut [u8], row_len: usize, row_cost: usize, work: impl Fn(us
 }
 
 /// Resizes the columns of the source rows `rows`.
-pub(super) fn horizontal(
-    pixels: &[u8],
-    channels: usize,
-    width: u32,
-    rows: Range<usize>,
-    weights: &Weights,
-) -> Vec<u8> {
+pub(super) fn horizontal(pixels: &[u8], channels: usize, width: u32, rows: Range<usize>, weights: &Weights) -> Vec<u8> {
     let row_in = width as usize * channels;
     let row_out = weights.first.len() * channels;
     let source = &pixels[rows.start * row_in..rows.end * row_in];
@@ -125,7 +119,12 @@ pub(super) fn nearest(pixels: &[u8], channels: usize, from: Size, to: Size, regi
     let positions = |out: u32, start: f32, end: f32| -> Vec<usize> {
         let step = f64::from(end - start) / f64::from(out);
         let mut position = f64::from(start) + step * 0.5;
-        (0..out).map(|_| std::mem::replace(&mut position, position + step) as usize).collect()
+        let next = |_| {
+            let here = position as usize;
+            position += step;
+            here
+        };
+        (0..out).map(next).collect()
     };
     let columns = positions(to.width, region[0], region[2]);
     let row_in = from.width as usize * channels;
