@@ -17,25 +17,40 @@ use super::torch_tree::{StorageRecord, Tree, storages};
 use super::{Contents, Tensors};
 use crate::error::{Error, Result};
 
-/// A stored record: where it lies and its checksum.
+/// A record of the archive.
 struct Record {
     range: Range<usize>,
+    /// Compressed or encrypted records cannot be mapped. Torch stores tensors as they are; TorchScript compresses its code.
+    plain: bool,
     crc: Option<u32>,
+}
+
+struct Archive<'a> {
+    path: &'a Path,
+    records: BTreeMap<String, Record>,
+}
+
+impl Archive<'_> {
+    fn record(&self, name: &str) -> Result<&Record> {
+        match self.records.get(name) {
+            Some(record) if record.plain => Ok(record),
+            Some(_) => Err(Error::unsupported(self.path, format!("record `{name}` is compressed or encrypted"))),
+            None => Err(Error::corrupt(self.path, format!("record `{name}` is missing"))),
+        }
+    }
 }
 
 pub(super) fn open_zip(path: &Arc<Path>, file: &Bytes) -> Result<Contents> {
     let bytes = (**file).as_ref();
-    let records = records(path, bytes)?;
-    let description = records.keys().find(|name| *name == "data.pkl" || name.ends_with("/data.pkl"));
+    let archive = records(path, bytes)?;
+    let description = archive.records.keys().find(|name| *name == "data.pkl" || name.ends_with("/data.pkl"));
     let Some(description) = description else {
         return Err(Error::unsupported(path, "a zip archive without `data.pkl`: not a PyTorch checkpoint"));
     };
     let folder = &description[..description.len() - "data.pkl".len()];
-    let big_endian = match records.get(&format!("{folder}byteorder")) {
-        Some(record) => bytes[record.range.clone()].trim_ascii() == b"big",
-        None => false,
-    };
-    let record = &records[description];
+    let order = archive.record(&format!("{folder}byteorder")).ok();
+    let big_endian = order.is_some_and(|order| bytes[order.range.clone()].trim_ascii() == b"big");
+    let record = archive.record(description)?;
     let pickled = &bytes[record.range.clone()];
     if record.crc.is_some_and(|crc| crc32fast::hash(pickled) != crc) {
         return Err(Error::corrupt(path, format!("checksum of `{description}` does not match")));
@@ -47,8 +62,7 @@ pub(super) fn open_zip(path: &Arc<Path>, file: &Bytes) -> Result<Contents> {
         if let Some(found) = shared.get(&storage.key) {
             return Ok(found.clone());
         }
-        let name = format!("{folder}data/{}", storage.key);
-        let record = records.get(&name).ok_or_else(|| Error::corrupt(path, format!("record `{name}` is missing")))?;
+        let record = archive.record(&format!("{folder}data/{}", storage.key))?;
         let found = Arc::new(Storage {
             path: path.clone(),
             file: file.clone(),
@@ -63,30 +77,24 @@ pub(super) fn open_zip(path: &Arc<Path>, file: &Bytes) -> Result<Contents> {
     contents(path, tree, &mut find)
 }
 
-/// All records of the archive. Torch never compresses, and a compressed one could not be mapped.
-fn records(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, Record>> {
+fn records<'a>(path: &'a Path, bytes: &[u8]) -> Result<Archive<'a>> {
     let broken = |error: zip::result::ZipError| Error::corrupt(path, format!("zip archive: {error}"));
     let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(broken)?;
     let mut records = BTreeMap::new();
     for index in 0..archive.len() {
         let member = archive.by_index_raw(index).map_err(broken)?;
         let name = String::from_utf8_lossy(member.name_raw()).into_owned();
-        if member.encrypted() || member.compression() != CompressionMethod::Stored {
-            return Err(Error::unsupported(
-                path,
-                format!("record `{name}` is compressed or encrypted; torch stores records as they are"),
-            ));
-        }
+        let plain = !member.encrypted() && member.compression() == CompressionMethod::Stored;
         let start = member.data_start().and_then(|start| usize::try_from(start).ok());
-        let length = usize::try_from(member.size()).ok().filter(|_| member.size() == member.compressed_size());
+        let length = usize::try_from(member.compressed_size()).ok();
         let range = start.zip(length).and_then(|(start, length)| Some(start..start.checked_add(length)?));
         let range = range.filter(|range| range.end <= bytes.len());
         let range = range.ok_or_else(|| Error::corrupt(path, format!("record `{name}` ends outside of the file")))?;
         // Torch can be told to leave checksums out; the field is 0 then.
         let crc = Some(member.crc32()).filter(|&crc| crc != 0);
-        records.insert(name, Record { range, crc });
+        records.insert(name, Record { range, plain, crc });
     }
-    Ok(records)
+    Ok(Archive { path, records })
 }
 
 /// First of the pickles in a file older than torch 1.6, little-endian.

@@ -63,8 +63,6 @@ pub fn linear_no_bias(in_dim: usize, out_dim: usize, vb: VarBuilder) -> Result<L
 
 impl Module for Linear {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let ys = xs.broadcast_matmul(&self.weight.t()?)?;
-        let ys = self.bias.as_ref().map_or(Ok(ys.clone()), |bias| ys.broadcast_add(bias))?;
-        self.activation.map_or(Ok(ys.clone()), |activation| activation.forward(&ys))
+        sconce_ops::linear(xs, &self.weight, self.bias.as_ref(), self.activation)
     }
 }
