@@ -3,13 +3,16 @@
 //! `SCONCE_GOLDEN_DIR=DIR cargo test -p sconce-tests --test goldens` runs every case in `DIR`; without the variable
 //! the small tier in `tests/golden` runs.
 
+mod clip_preprocess;
 mod clip_tokenizer;
+mod common;
 
 use libtest_mimic::{Arguments, Completion, Trial};
 use sconce_tests::golden::{Case, Run, discover, folder};
 
 /// The systems that this library has. Add a line and a module to teach the harness another one.
-const SYSTEMS: &[(&str, Run)] = &[("clip_tokenizer", clip_tokenizer::run)];
+const SYSTEMS: &[(&str, Run)] =
+    &[("clip_preprocess", clip_preprocess::run), ("clip_tokenizer", clip_tokenizer::run), ("common", common::run)];
 
 fn main() {
     let arguments = Arguments::from_args();
