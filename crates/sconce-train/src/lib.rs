@@ -8,6 +8,7 @@ mod keep;
 pub mod log;
 pub mod optim;
 pub mod schedule;
+mod trainer;
 
 pub use checkpoint::{Position, Section, TrainingState};
 pub use ema::{Ema, EmaConfig, EmaWarmup};
@@ -20,3 +21,4 @@ pub use optim::{
     Param, ParamGroup, ParamGroups, Sgd, SgdConfig, StepReport, vit_layer,
 };
 pub use schedule::Schedule;
+pub use trainer::{Outcome, Progress, StepOutput, Trainer};
