@@ -26,42 +26,15 @@ const FLOORS: &[(&str, u32)] = &[
 
 /// Parts of candle that drop gradients, compute something else than their name says, or draw unseeded numbers.
 const FORBIDDEN: &[(&str, &str)] = &[
-    (
-        "softmax_last_dim",
-        "has no backward pass: use sconce_ops::softmax",
-    ),
-    (
-        "max_pool2d_with_stride",
-        "wrong or no gradient: use sconce_ops::max_pool2d",
-    ),
-    (
-        ".max_pool2d(",
-        "wrong or no gradient: use sconce_ops::max_pool2d",
-    ),
-    (
-        ".avg_pool2d(",
-        "no gradient for overlapping windows: use sconce_ops::avg_pool2d",
-    ),
-    (
-        ".conv1d(",
-        "one convolution per group: use sconce_ops::conv1d",
-    ),
-    (
-        ".conv2d(",
-        "one convolution per group: use sconce_ops::conv2d",
-    ),
-    (
-        ".gelu()",
-        "is the tanh form: use sconce_ops::gelu or gelu_tanh",
-    ),
-    (
-        "arg_sort_last_dim",
-        "unstable on ties: use sconce_ops::argsort",
-    ),
-    (
-        "Tensor::randn",
-        "unseeded on the CPU: draw from a Generator",
-    ),
+    ("softmax_last_dim", "has no backward pass: use sconce_ops::softmax"),
+    ("max_pool2d_with_stride", "wrong or no gradient: use sconce_ops::max_pool2d"),
+    (".max_pool2d(", "wrong or no gradient: use sconce_ops::max_pool2d"),
+    (".avg_pool2d(", "no gradient for overlapping windows: use sconce_ops::avg_pool2d"),
+    (".conv1d(", "one convolution per group: use sconce_ops::conv1d"),
+    (".conv2d(", "one convolution per group: use sconce_ops::conv2d"),
+    (".gelu()", "is the tanh form: use sconce_ops::gelu or gelu_tanh"),
+    ("arg_sort_last_dim", "unstable on ties: use sconce_ops::argsort"),
+    ("Tensor::randn", "unseeded on the CPU: draw from a Generator"),
     ("Tensor::rand", "unseeded on the CPU: draw from a Generator"),
     ("rand_like(", "unseeded on the CPU: draw from a Generator"),
     ("randn_like(", "unseeded on the CPU: draw from a Generator"),
@@ -96,12 +69,7 @@ fn crates() -> Vec<(String, PathBuf)> {
     let mut found: Vec<_> = entries
         .map(|e| e.expect("an entry"))
         .filter(|e| e.path().join("Cargo.toml").is_file())
-        .map(|e| {
-            (
-                e.file_name().into_string().expect("a crate's name"),
-                e.path(),
-            )
-        })
+        .map(|e| (e.file_name().into_string().expect("a crate's name"), e.path()))
         .collect();
     found.sort();
     found
@@ -112,17 +80,8 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
         return vec![];
     };
     let paths: Vec<_> = entries.map(|e| e.expect("an entry").path()).collect();
-    let mut files: Vec<_> = paths
-        .iter()
-        .filter(|p| p.extension().is_some_and(|e| e == "rs"))
-        .cloned()
-        .collect();
-    files.extend(
-        paths
-            .iter()
-            .filter(|p| p.is_dir())
-            .flat_map(|p| rust_files(p)),
-    );
+    let mut files: Vec<_> = paths.iter().filter(|p| p.extension().is_some_and(|e| e == "rs")).cloned().collect();
+    files.extend(paths.iter().filter(|p| p.is_dir()).flat_map(|p| rust_files(p)));
     files.sort();
     files
 }
@@ -130,26 +89,20 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
 /// A source file without comments, as numbered lines.
 fn code(path: &Path) -> Vec<(usize, String)> {
     let text = fs::read_to_string(path).expect("a source file");
-    let lines = text
-        .lines()
-        .map(|line| match line.trim_start().starts_with("//") {
-            true => String::new(),
-            false => line.split(" // ").next().unwrap_or_default().to_owned(),
-        });
+    let lines = text.lines().map(|line| match line.trim_start().starts_with("//") {
+        true => String::new(),
+        false => line.split(" // ").next().unwrap_or_default().to_owned(),
+    });
     lines.enumerate().map(|(i, line)| (i + 1, line)).collect()
 }
 
 /// The part of a file above its unit tests, which by convention close the file.
 fn library_code(path: &Path) -> Vec<(usize, String)> {
-    code(path)
-        .into_iter()
-        .take_while(|(_, line)| !line.trim_start().starts_with("#[cfg(test)]"))
-        .collect()
+    code(path).into_iter().take_while(|(_, line)| !line.trim_start().starts_with("#[cfg(test)]")).collect()
 }
 
 fn has_word(line: &str, word: &str) -> bool {
-    line.split(|c: char| !c.is_alphanumeric() && c != '_')
-        .any(|w| w == word)
+    line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == word)
 }
 
 /// The crates of this workspace that a manifest's `[dependencies]` and `[build-dependencies]` name.
@@ -161,10 +114,7 @@ fn dependencies(manifest: &str) -> Vec<String> {
             let section = section.trim_end_matches(']');
             inside = section.ends_with("dependencies") && !section.ends_with("dev-dependencies");
         } else if inside {
-            let name: String = line
-                .chars()
-                .take_while(|c| c.is_alphanumeric() || matches!(c, '-' | '_'))
-                .collect();
+            let name: String = line.chars().take_while(|c| c.is_alphanumeric() || matches!(c, '-' | '_')).collect();
             if name == "sconce" || name.starts_with("sconce-") {
                 found.push(name);
             }
@@ -175,12 +125,7 @@ fn dependencies(manifest: &str) -> Vec<String> {
 
 #[test]
 fn crates_use_only_lower_floors() {
-    let floor = |name: &str| {
-        FLOORS
-            .iter()
-            .find(|(n, _)| *n == name)
-            .map(|(_, floor)| *floor)
-    };
+    let floor = |name: &str| FLOORS.iter().find(|(n, _)| *n == name).map(|(_, floor)| *floor);
     let mut wrong = vec![];
     for (name, path) in crates() {
         let Some(own) = floor(&name) else {
@@ -193,9 +138,7 @@ fn crates_use_only_lower_floors() {
                 Some(theirs) if theirs < own => {}
                 // The benchmarks look at everything, the facade included.
                 Some(_) if name == "sconce-bench" => {}
-                theirs => wrong.push(format!(
-                    "{name} (floor {own}) uses {used} (floor {theirs:?})"
-                )),
+                theirs => wrong.push(format!("{name} (floor {own}) uses {used} (floor {theirs:?})")),
             }
         }
     }
@@ -207,10 +150,7 @@ fn dependencies_are_read_from_every_form_of_manifest() {
     let manifest = "[package]\nname = \"sconce-x\"\n[dependencies]\nsconce-ops.workspace = true\n\
         sconce-nn = { path = \"..\" }\nserde = \"1\"\n[target.'cfg(unix)'.dependencies]\nsconce-data = \"1\"\n\
         [dev-dependencies]\nsconce-clip = \"1\"\n[features]\ncuda = [\"sconce-ops/cuda\"]\n";
-    assert_eq!(
-        dependencies(manifest),
-        ["sconce-ops", "sconce-nn", "sconce-data"]
-    );
+    assert_eq!(dependencies(manifest), ["sconce-ops", "sconce-nn", "sconce-data"]);
 }
 
 #[test]
@@ -224,19 +164,14 @@ fn forbidden_parts_of_candle_stay_inside_the_ops() {
         for file in rust_files(&path.join("src")) {
             let mut in_use = false;
             for (number, line) in library_code(&file) {
-                let mut complain =
-                    |what: &str| wrong.push(format!("{}:{number}: {what}", file.display()));
+                let mut complain = |what: &str| wrong.push(format!("{}:{number}: {what}", file.display()));
                 for (part, reason) in FORBIDDEN.iter().filter(|(part, _)| line.contains(part)) {
                     complain(&format!("{part} {reason}"));
                 }
                 in_use |= line.contains("use candle_nn::");
                 for item in FORBIDDEN_ITEMS {
-                    if line.contains(&format!("candle_nn::{item}"))
-                        || (in_use && has_word(&line, item))
-                    {
-                        complain(&format!(
-                            "candle_nn::{item} loses gradients, runs slowly or is unseeded"
-                        ));
+                    if line.contains(&format!("candle_nn::{item}")) || (in_use && has_word(&line, item)) {
+                        complain(&format!("candle_nn::{item} loses gradients, runs slowly or is unseeded"));
                     }
                 }
                 in_use &= !line.contains(';');
@@ -249,19 +184,10 @@ fn forbidden_parts_of_candle_stay_inside_the_ops() {
 #[test]
 fn unsafe_stands_only_in_the_ops() {
     let mut wrong = vec![];
-    let folders = crates()
-        .into_iter()
-        .filter(|(name, _)| name != "sconce-ops")
-        .map(|(_, path)| path);
+    let folders = crates().into_iter().filter(|(name, _)| name != "sconce-ops").map(|(_, path)| path);
     for folder in folders.chain([root().join("examples"), root().join("tests")]) {
-        for file in rust_files(&folder)
-            .into_iter()
-            .filter(|file| !file.ends_with("tests/rules.rs"))
-        {
-            for (number, line) in code(&file)
-                .into_iter()
-                .filter(|(_, line)| has_word(line, "unsafe"))
-            {
+        for file in rust_files(&folder).into_iter().filter(|file| !file.ends_with("tests/rules.rs")) {
+            for (number, line) in code(&file).into_iter().filter(|(_, line)| has_word(line, "unsafe")) {
                 wrong.push(format!("{}:{number}: {}", file.display(), line.trim()));
             }
         }

@@ -3,16 +3,23 @@
 //! `SCONCE_GOLDEN_DIR=DIR cargo test -p sconce-tests --test goldens` runs every case in `DIR`; without the variable
 //! the small tier in `tests/golden` runs.
 
-mod clip_preprocess;
 mod clip_tokenizer;
-mod common;
+mod dino;
+mod norm_eps;
+mod resnet;
+mod vit;
 
 use libtest_mimic::{Arguments, Completion, Trial};
 use sconce_tests::golden::{Case, Run, discover, folder};
 
 /// The systems that this library has. Add a line and a module to teach the harness another one.
-const SYSTEMS: &[(&str, Run)] =
-    &[("clip_preprocess", clip_preprocess::run), ("clip_tokenizer", clip_tokenizer::run), ("common", common::run)];
+const SYSTEMS: &[(&str, Run)] = &[
+    ("clip_tokenizer", clip_tokenizer::run),
+    ("dino", dino::run),
+    ("norm_eps", norm_eps::run),
+    ("resnet", resnet::run),
+    ("vit", vit::run),
+];
 
 fn main() {
     let arguments = Arguments::from_args();

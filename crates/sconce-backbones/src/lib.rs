@@ -1,1 +1,42 @@
-//! Vision backbones on candle that load official weights and train: ViT, DeiT, DINO, ResNet.
+//! Vision backbones on candle that load official weights and train.
+//!
+//! | module | models | paper |
+//! | --- | --- | --- |
+//! | [`vit`] | ViT, DeiT, DINO | `arXiv:2010.11929`, `arXiv:2012.12877`, `arXiv:2104.14294` |
+//! | [`resnet`] | ResNet, ResNeXt, Wide ResNet | `arXiv:1512.03385`, `arXiv:1611.05431`, `arXiv:1605.07146` |
+//!
+//! Every model keeps [timm]'s contract, [`Backbone`], and the tensor names of its official checkpoints. [`create`] makes
+//! one by name; [`pretrained`] tells all that goes with it: options, preprocessing, key names, licence, source.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use sconce_backbones::{create, list_models};
+//! use sconce_nn::ParamStore;
+//!
+//! let store = ParamStore::new(0, DType::F32, &Device::Cpu);
+//! let model = create("test_vit", store.vb())?;
+//! let picture = Tensor::zeros((1, 3, 32, 32), DType::F32, &Device::Cpu)?;
+//! assert_eq!(model.forward_t(&picture, false)?.dims(), [1, 10]);
+//! assert!(list_models("deit_*").contains(&"deit_tiny_patch16_224"));
+//! # Ok::<(), sconce_backbones::Error>(())
+//! ```
+//!
+//! [timm]: https://github.com/huggingface/pytorch-image-models
+
+mod backbone;
+mod dino_head;
+mod error;
+mod pretrained;
+mod registry;
+pub mod resnet;
+mod shapes;
+pub mod vit;
+
+pub use backbone::{Backbone, BackboneConfig, FeatureInfo, Intermediates};
+pub use dino_head::{DinoHead, DinoHeadConfig};
+pub use error::{Error, Result};
+pub use pretrained::{KeyNames, Pretrained};
+pub use registry::{create, list_models, pretrained};
+pub use resnet::ResNet;
+pub use shapes::ShapeRecorder;
+pub use vit::VisionTransformer;

@@ -20,10 +20,8 @@ pub struct Case {
 
 /// The golden folder: `SCONCE_GOLDEN_DIR`, or the small tier kept beside these tests.
 pub fn folder() -> PathBuf {
-    std::env::var_os("SCONCE_GOLDEN_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("golden"),
-        PathBuf::from,
-    )
+    std::env::var_os("SCONCE_GOLDEN_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("golden"), PathBuf::from)
 }
 
 /// Every case under `root`, ordered by system and name.
@@ -69,19 +67,15 @@ fn cases_of(system: &str, folder: &Path) -> Result<Vec<Case>> {
 
 fn sorted(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(folder).map_err(|e| at(folder, e))?;
-    let mut paths = entries
-        .map(|entry| entry.map(|e| e.path()))
-        .collect::<std::io::Result<Vec<_>>>()
-        .map_err(|e| at(folder, e))?;
+    let mut paths =
+        entries.map(|entry| entry.map(|e| e.path())).collect::<std::io::Result<Vec<_>>>().map_err(|e| at(folder, e))?;
     paths.sort();
     Ok(paths)
 }
 
 fn file_name(path: &Path) -> Result<String> {
     let name = path.file_name().and_then(|n| n.to_str());
-    Ok(name
-        .ok_or_else(|| format!("{}: not a UTF-8 name", path.display()))?
-        .to_owned())
+    Ok(name.ok_or_else(|| format!("{}: not a UTF-8 name", path.display()))?.to_owned())
 }
 
 fn at(path: &Path, error: impl std::fmt::Display) -> Error {
@@ -91,26 +85,14 @@ fn at(path: &Path, error: impl std::fmt::Display) -> Error {
 impl Case {
     /// `system/name`, the name of the test.
     pub fn id(&self) -> String {
-        if self.name == self.system {
-            self.name.clone()
-        } else {
-            format!("{}/{}", self.system, self.name)
-        }
+        if self.name == self.system { self.name.clone() } else { format!("{}/{}", self.system, self.name) }
     }
 
     /// Another case of the same system; it need not exist.
     pub fn sibling(&self, name: &str) -> Case {
         match self.stem {
-            Some(_) => Case {
-                name: name.into(),
-                stem: Some(name.into()),
-                ..self.clone()
-            },
-            None => Case {
-                name: name.into(),
-                folder: self.folder.with_file_name(name),
-                ..self.clone()
-            },
+            Some(_) => Case { name: name.into(), stem: Some(name.into()), ..self.clone() },
+            None => Case { name: name.into(), folder: self.folder.with_file_name(name), ..self.clone() },
         }
     }
 
@@ -121,18 +103,11 @@ impl Case {
 
     /// `<case>.<extension>`: the files of the second layout.
     pub fn file(&self, extension: &str) -> PathBuf {
-        self.folder.join(format!(
-            "{}.{extension}",
-            self.stem.as_deref().unwrap_or(&self.name)
-        ))
+        self.folder.join(format!("{}.{extension}", self.stem.as_deref().unwrap_or(&self.name)))
     }
 
     fn json_path(&self) -> PathBuf {
-        if self.stem.is_some() {
-            self.file("json")
-        } else {
-            self.path("config.json")
-        }
+        if self.stem.is_some() { self.file("json") } else { self.path("config.json") }
     }
 
     /// The whole of `config.json` or `<case>.json`.
@@ -152,10 +127,7 @@ impl Case {
     /// When the file cannot be read or holds other options than `T`.
     pub fn config<T: DeserializeOwned>(&self) -> Result<T> {
         let mut json = self.json()?;
-        let config = json
-            .get_mut("config")
-            .map(Value::take)
-            .unwrap_or(Value::Null);
+        let config = json.get_mut("config").map(Value::take).unwrap_or(Value::Null);
         serde_json::from_value(config).map_err(|e| at(&self.json_path(), format!("config: {e}")))
     }
 
@@ -164,11 +136,7 @@ impl Case {
     /// # Errors
     /// When the file cannot be read.
     pub fn tensors(&self) -> Result<Tensors> {
-        let path = if self.stem.is_some() {
-            self.file("safetensors")
-        } else {
-            self.path("io.safetensors")
-        };
+        let path = if self.stem.is_some() { self.file("safetensors") } else { self.path("io.safetensors") };
         Tensors::open(&path)
     }
 

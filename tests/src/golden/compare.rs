@@ -14,43 +14,28 @@ pub struct Tolerance {
 }
 
 /// For outputs and for taps inside a model.
-pub const OUTPUT: Tolerance = Tolerance {
-    relative: 1e-4,
-    absolute: 1e-5,
-};
+pub const OUTPUT: Tolerance = Tolerance { relative: 1e-4, absolute: 1e-5 };
 
 /// For gradients: a share of the largest alone.
-pub const GRADIENT: Tolerance = Tolerance {
-    relative: 5e-4,
-    absolute: 0.0,
-};
+pub const GRADIENT: Tolerance = Tolerance { relative: 5e-4, absolute: 0.0 };
 
 /// Holds `found` against `reference`: equal shapes, finite, and within the tolerance everywhere.
 ///
 /// # Errors
 /// Says what differs, by how much, where, and what was allowed.
 pub fn compare(what: &str, found: &Tensor, reference: &Tensor, tolerance: Tolerance) -> Result<()> {
-    let (found, wanted) = (
-        values(what, found, reference)?,
-        values(what, reference, reference)?,
-    );
+    let (found, wanted) = (values(what, found, reference)?, values(what, reference, reference)?);
     let largest = wanted.iter().fold(0f64, |m, v| m.max(v.abs()));
     let allowed = tolerance.relative * largest + tolerance.absolute;
     // A NaN is not near anything, hence "not near" and not "far".
     let near = |f: f64, w: f64| (f - w).abs() <= allowed;
-    let count = found
-        .iter()
-        .zip(&wanted)
-        .filter(|(f, w)| !near(**f, **w))
-        .count();
+    let count = found.iter().zip(&wanted).filter(|(f, w)| !near(**f, **w)).count();
     if count == 0 {
         return Ok(());
     }
     let error = |i: &usize| (found[*i] - wanted[*i]).abs();
     let worst = (0..found.len()).find(|i| error(i).is_nan());
-    let worst = worst
-        .or_else(|| (0..found.len()).max_by(|a, b| error(a).total_cmp(&error(b))))
-        .unwrap_or(0);
+    let worst = worst.or_else(|| (0..found.len()).max_by(|a, b| error(a).total_cmp(&error(b)))).unwrap_or(0);
     Err(format!(
         "{what} {:?}: {count} of {} values differ by more than {allowed:.3e}; at {worst} found {} instead of {}",
         reference.dims(),
@@ -66,25 +51,12 @@ pub fn compare(what: &str, found: &Tensor, reference: &Tensor, tolerance: Tolera
 /// # Errors
 /// Says what differs and where.
 pub fn equal(what: &str, found: &Tensor, reference: &Tensor) -> Result<()> {
-    compare(
-        what,
-        found,
-        reference,
-        Tolerance {
-            relative: 0.0,
-            absolute: 0.0,
-        },
-    )
+    compare(what, found, reference, Tolerance { relative: 0.0, absolute: 0.0 })
 }
 
 fn values(what: &str, tensor: &Tensor, reference: &Tensor) -> Result<Vec<f64>> {
     if tensor.dims() != reference.dims() {
-        return Err(format!(
-            "{what}: shape {:?} instead of {:?}",
-            tensor.dims(),
-            reference.dims()
-        )
-        .into());
+        return Err(format!("{what}: shape {:?} instead of {:?}", tensor.dims(), reference.dims()).into());
     }
     Ok(tensor.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?)
 }
@@ -110,9 +82,7 @@ mod tests {
     #[test]
     fn not_a_number_and_other_shapes_never_pass() {
         let reference = tensor(&[1.0, 2.0]);
-        let message = compare("x", &tensor(&[1.0, f32::NAN]), &reference, OUTPUT)
-            .unwrap_err()
-            .to_string();
+        let message = compare("x", &tensor(&[1.0, f32::NAN]), &reference, OUTPUT).unwrap_err().to_string();
         assert!(message.contains("at 1 found NaN"), "{message}");
         assert!(compare("x", &tensor(&[f32::INFINITY, 2.0]), &reference, OUTPUT).is_err());
         assert!(compare("x", &tensor(&[1.0]), &reference, OUTPUT).is_err());

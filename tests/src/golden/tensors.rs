@@ -37,11 +37,7 @@ impl Tensors {
             let tensor = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu);
             tensors.insert(name.to_owned(), tensor.map_err(|e| fail(&e))?);
         }
-        Ok(Self {
-            path: path.into(),
-            tensors,
-            metadata,
-        })
+        Ok(Self { path: path.into(), tensors, metadata })
     }
 
     /// A tensor by name, in the type it was stored in.
@@ -60,15 +56,12 @@ impl Tensors {
 
     /// Every name with its tensor, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.tensors
-            .iter()
-            .map(|(name, tensor)| (name.as_str(), tensor))
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
 
     /// What follows `prefix` in the names that start with it, with the tensors.
     pub fn with_prefix(&self, prefix: &str) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.iter()
-            .filter_map(move |(name, tensor)| Some((name.strip_prefix(prefix)?, tensor)))
+        self.iter().filter_map(move |(name, tensor)| Some((name.strip_prefix(prefix)?, tensor)))
     }
 
     /// A text of the file's metadata.
@@ -83,7 +76,6 @@ impl Tensors {
     pub fn metadata_json<T: DeserializeOwned>(&self, key: &str) -> Result<T> {
         let missing = || format!("{}: no metadata named {key}", self.path.display());
         let text = self.metadata(key).ok_or_else(missing)?;
-        Ok(serde_json::from_str(text)
-            .map_err(|e| format!("{}: metadata {key}: {e}", self.path.display()))?)
+        Ok(serde_json::from_str(text).map_err(|e| format!("{}: metadata {key}: {e}", self.path.display()))?)
     }
 }

@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Shape, Tensor, Var};
-use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
+use candle_nn::{Init, VarBuilder};
+use sconce::nn::{KeyMap, Source};
 
 use super::{GRADIENT, OUTPUT, Result, Tensors, compare};
 
@@ -28,22 +29,21 @@ impl Weights {
     pub fn new(tensors: &Tensors, prefix: &str, dtype: DType) -> Result<Self> {
         let mut vars = BTreeMap::new();
         for (name, tensor) in tensors.with_prefix(prefix) {
-            let dtype = if tensor.dtype().is_float() {
-                dtype
-            } else {
-                tensor.dtype()
-            };
+            let dtype = if tensor.dtype().is_float() { dtype } else { tensor.dtype() };
             vars.insert(name.to_owned(), Var::from_tensor(&tensor.to_dtype(dtype)?)?);
         }
-        Ok(Self(Arc::new(Inner {
-            vars,
-            used: Mutex::default(),
-        })))
+        Ok(Self(Arc::new(Inner { vars, used: Mutex::default() })))
     }
 
     /// A builder that finds the weights under their own names and fails on any other.
     pub fn vb(&self, dtype: DType) -> VarBuilder<'static> {
         VarBuilder::from_backend(Box::new(self.clone()), dtype, Device::Cpu)
+    }
+
+    /// As [`vb`](Self::vb) for a model that has other names than the file. Gradients still come back to the file's.
+    pub fn vb_with(&self, dtype: DType, map: impl KeyMap + Send + Sync + 'static) -> VarBuilder<'static> {
+        let mapped = Mapped { weights: self.clone(), map: Box::new(map) };
+        VarBuilder::from_backend(Box::new(mapped), dtype, Device::Cpu)
     }
 
     /// A weight by its official name.
@@ -56,27 +56,16 @@ impl Weights {
     /// # Errors
     /// When there is no weight of that name.
     pub fn take(&self, name: &str) -> candle_core::Result<Tensor> {
-        let var = self
-            .0
-            .vars
-            .get(name)
-            .ok_or_else(|| candle_core::Error::CannotFindTensor { path: name.into() }.bt())?;
-        self.0
-            .used
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
-            .insert(name.into());
+        let var =
+            self.0.vars.get(name).ok_or_else(|| candle_core::Error::CannotFindTensor { path: name.into() }.bt())?;
+        self.0.used.lock().unwrap_or_else(|e| e.into_inner()).insert(name.into());
         Ok(var.as_tensor().clone())
     }
 
     /// Floating weights that no model has asked for.
     pub fn untouched(&self) -> Vec<String> {
         let used = self.0.used.lock().unwrap_or_else(|e| e.into_inner());
-        let left = self
-            .0
-            .vars
-            .iter()
-            .filter(|(name, var)| var.dtype().is_float() && !used.contains(*name));
+        let left = self.0.vars.iter().filter(|(name, var)| var.dtype().is_float() && !used.contains(*name));
         left.map(|(name, _)| name.clone()).collect()
     }
 
@@ -86,26 +75,24 @@ impl Weights {
     }
 }
 
+/// Weights behind a map of names.
+struct Mapped {
+    weights: Weights,
+    map: Box<dyn KeyMap + Send + Sync>,
+}
+
+fn of_shape(tensor: Tensor, name: &str, expected: Shape) -> candle_core::Result<Tensor> {
+    if tensor.shape() == &expected {
+        return Ok(tensor);
+    }
+    let got = tensor.shape().clone();
+    let msg = format!("shape mismatch for {name}");
+    Err(candle_core::Error::UnexpectedShape { msg, expected, got }.bt())
+}
+
 impl SimpleBackend for Weights {
-    fn get(
-        &self,
-        shape: Shape,
-        name: &str,
-        _: candle_nn::Init,
-        dtype: DType,
-        dev: &Device,
-    ) -> candle_core::Result<Tensor> {
-        let tensor = self.get_unchecked(name, dtype, dev)?;
-        if tensor.shape() != &shape {
-            let msg = format!("shape mismatch for {name}");
-            return Err(candle_core::Error::UnexpectedShape {
-                msg,
-                expected: shape,
-                got: tensor.shape().clone(),
-            }
-            .bt());
-        }
-        Ok(tensor)
+    fn get(&self, s: Shape, name: &str, _: Init, dtype: DType, dev: &Device) -> candle_core::Result<Tensor> {
+        of_shape(self.get_unchecked(name, dtype, dev)?, name, s)
     }
 
     fn get_unchecked(&self, name: &str, dtype: DType, dev: &Device) -> candle_core::Result<Tensor> {
@@ -117,13 +104,36 @@ impl SimpleBackend for Weights {
     }
 }
 
+impl SimpleBackend for Mapped {
+    fn get(&self, s: Shape, name: &str, _: Init, dtype: DType, dev: &Device) -> candle_core::Result<Tensor> {
+        of_shape(self.get_unchecked(name, dtype, dev)?, name, s)
+    }
+
+    fn get_unchecked(&self, name: &str, dtype: DType, dev: &Device) -> candle_core::Result<Tensor> {
+        let tensor = match self.map.source(name) {
+            Source::Tensor(name) => self.weights.take(&name)?,
+            Source::Transposed(name) => self.weights.take(&name)?.t()?,
+            Source::Concat { names, dim } => {
+                let parts = names.iter().map(|name| self.weights.take(name));
+                Tensor::cat(&parts.collect::<candle_core::Result<Vec<_>>>()?, dim)?
+            }
+            other => candle_core::bail!("{name}: the map says {other:?}"),
+        };
+        tensor.to_dtype(dtype)?.to_device(dev)
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        match self.map.source(name) {
+            Source::Tensor(name) | Source::Transposed(name) => self.weights.contains_tensor(&name),
+            Source::Concat { names, .. } => names.iter().all(|name| self.weights.contains_tensor(name)),
+            _ => false,
+        }
+    }
+}
+
 /// Numbered names of the first layout: `output`, `output1`, `output2`, ...
 fn numbered(stem: &str, index: usize) -> String {
-    if index == 0 {
-        stem.into()
-    } else {
-        format!("{stem}{index}")
-    }
+    if index == 0 { stem.into() } else { format!("{stem}{index}") }
 }
 
 /// Holds the outputs against `output[,1,2,...]`, in double precision where the file has them, and wants all of them.
@@ -131,17 +141,13 @@ fn numbered(stem: &str, index: usize) -> String {
 /// # Errors
 /// When one differs, is missing or is too many.
 pub fn check_outputs(io: &Tensors, outputs: &[Tensor]) -> Result<()> {
-    let wanted = (0..)
-        .take_while(|&i| io.find(&numbered("output", i)).is_some())
-        .count();
+    let wanted = (0..).take_while(|&i| io.find(&numbered("output", i)).is_some()).count();
     if wanted != outputs.len() {
         return Err(format!("{} outputs instead of {wanted}", outputs.len()).into());
     }
     for (i, output) in outputs.iter().enumerate() {
         let name = numbered("output", i);
-        let reference = io
-            .find(&format!("{name}_f64"))
-            .map_or_else(|| io.get(&name), Ok)?;
+        let reference = io.find(&format!("{name}_f64")).map_or_else(|| io.get(&name), Ok)?;
         compare(&name, output, reference, OUTPUT)?;
     }
     Ok(())
@@ -154,9 +160,7 @@ pub fn check_outputs(io: &Tensors, outputs: &[Tensor]) -> Result<()> {
 pub fn backward(io: &Tensors, outputs: &[Tensor]) -> Result<GradStore> {
     let mut loss: Option<Tensor> = None;
     for (i, output) in outputs.iter().enumerate() {
-        let cotangent = io
-            .get(&numbered("cotangent", i))?
-            .to_dtype(output.dtype())?;
+        let cotangent = io.get(&numbered("cotangent", i))?.to_dtype(output.dtype())?;
         let term = (output * cotangent)?.sum_all()?;
         loss = Some(match loss {
             Some(sum) => (sum + term)?,
@@ -183,21 +187,12 @@ pub fn check_gradients(
         compare("grad.input", found, reference, GRADIENT)?;
     }
     for (name, reference) in io.with_prefix("grad.param.") {
-        let var = weights
-            .get(name)
-            .ok_or_else(|| format!("grad.param.{name}: no such weight"))?;
-        let found = grads
-            .get(var.as_tensor())
-            .ok_or_else(|| format!("{name} has no gradient"))?;
+        let var = weights.get(name).ok_or_else(|| format!("grad.param.{name}: no such weight"))?;
+        let found = grads.get(var.as_tensor()).ok_or_else(|| format!("{name} has no gradient"))?;
         compare(&format!("grad.param.{name}"), found, reference, GRADIENT)?;
     }
-    for (name, var) in weights
-        .iter()
-        .filter(|(name, var)| var.dtype().is_float() && !idle(name))
-    {
-        let grad = grads
-            .get(var.as_tensor())
-            .ok_or_else(|| format!("{name} has no gradient"))?;
+    for (name, var) in weights.iter().filter(|(name, var)| var.dtype().is_float() && !idle(name)) {
+        let grad = grads.get(var.as_tensor()).ok_or_else(|| format!("{name} has no gradient"))?;
         let sum = grad.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?;
         if !sum.is_finite() {
             return Err(format!("the gradient of {name} is not finite").into());

@@ -1,0 +1,59 @@
+//! The parameters of a model without their values.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{DType, Device, Result, Shape, Tensor};
+use candle_nn::var_builder::SimpleBackend;
+use sconce_nn::VarBuilder;
+
+/// Records what a model asks of its builder and hands out zeros that take no memory, so that the parameters of a model
+/// of any size can be listed and counted at no cost. The model works and computes nonsense.
+///
+/// ```
+/// use sconce_backbones::{ShapeRecorder, VisionTransformer, vit::Config};
+///
+/// let recorder = ShapeRecorder::default();
+/// VisionTransformer::new(&Config::vit_large_patch16_224(), recorder.vb())?;
+/// assert_eq!(recorder.count(), 304_326_632);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct ShapeRecorder(Arc<Mutex<Vec<(String, Shape)>>>);
+
+impl ShapeRecorder {
+    /// The builder to make the model from.
+    pub fn vb(&self) -> VarBuilder<'static> {
+        VarBuilder::from_backend(Box::new(self.clone()), DType::F32, Device::Cpu)
+    }
+
+    /// Names and shapes in the order in which the model asked for them, buffers included.
+    pub fn shapes(&self) -> Vec<(String, Shape)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Scalars in all parameters. Running statistics do not count: they are not trained.
+    pub fn count(&self) -> usize {
+        let shapes = self.shapes();
+        let trained = shapes.iter().filter(|(name, _)| !name.contains(".running_"));
+        trained.map(|(_, shape)| shape.elem_count()).sum()
+    }
+}
+
+impl SimpleBackend for ShapeRecorder {
+    fn get(&self, shape: Shape, name: &str, _: candle_nn::Init, dtype: DType, dev: &Device) -> Result<Tensor> {
+        let zeros = Tensor::zeros((), dtype, dev)?.broadcast_as(&shape)?;
+        let mut shapes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if shapes.iter().all(|(other, _)| other != name) {
+            shapes.push((name.into(), shape));
+        }
+        Ok(zeros)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
+        Err(candle_core::Error::CannotFindTensor { path: name.into() }.bt())
+    }
+
+    fn contains_tensor(&self, _: &str) -> bool {
+        true
+    }
+}

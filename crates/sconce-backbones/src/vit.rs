@@ -1,0 +1,12 @@
+//! Vision transformers: ViT, DeiT and the backbones of DINO.
+
+mod block;
+mod config;
+mod keys;
+mod model;
+mod pos;
+
+pub use block::Block;
+pub use config::{Config, InitScheme, Pool, PosResample};
+pub use keys::{HuggingFaceConfig, HuggingFaceKeys};
+pub use model::VisionTransformer;

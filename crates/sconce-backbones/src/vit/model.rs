@@ -1,0 +1,322 @@
+//! The vision transformer itself.
+
+use std::sync::Arc;
+
+use candle_core::{IndexOp, Result, Tensor, bail};
+use sconce_attention::{GlobalAttention, GlobalAttentionConfig, MixerSpec, TokenLayout, TokenMixer};
+use sconce_nn::{
+    Dropout, Init, LayerNorm, Linear, Module, ModuleT, PatchEmbed, VarBuilder, drop_path_rates, init, layer_norm,
+    patch_embed,
+};
+
+use super::{Block, Config, InitScheme, Pool, PosResample};
+use crate::{Backbone, BackboneConfig, FeatureInfo, Intermediates};
+
+const INIT: Init = Init::TruncNormal { std: 0.02 };
+
+/// Vision transformer with a class token: ViT (Dosovitskiy et al. 2021, `arXiv:2010.11929`), DeiT (Touvron et al. 2021,
+/// `arXiv:2012.12877`) and the backbones of DINO (Caron et al. 2021, `arXiv:2104.14294`), under timm's names.
+///
+/// # Shapes
+/// - input `(B, in_chans, H, W)`, normalised as the checkpoint wants
+/// - output `(B, num_classes)`, or `(B, embed_dim)` without classifier
+#[derive(Debug, Clone)]
+pub struct VisionTransformer {
+    /// The options it was made with.
+    pub config: Config,
+    /// Pictures to patch tokens.
+    pub patch_embed: PatchEmbed,
+    /// `(1, 1, C)`.
+    pub cls_token: Tensor,
+    /// `(1, 1, C)` in distilled models.
+    pub dist_token: Option<Tensor>,
+    /// `(1, prefix + patches, C)`.
+    pub pos_embed: Tensor,
+    /// Dropout of the embedded tokens.
+    pub pos_drop: Dropout,
+    /// The blocks in order.
+    pub blocks: Vec<Block>,
+    /// Final norm of all tokens; absent with mean pooling.
+    pub norm: Option<LayerNorm>,
+    /// Norm of the pooled token with mean pooling.
+    pub fc_norm: Option<LayerNorm>,
+    /// Dropout before the classifier.
+    pub head_drop: Dropout,
+    /// Classifier of the class token.
+    pub head: Option<Linear>,
+    /// Classifier of the distillation token.
+    pub head_dist: Option<Linear>,
+}
+
+impl VisionTransformer {
+    /// A model with global attention, the original.
+    ///
+    /// # Errors
+    /// When the options contradict each other or `vb` lacks a tensor.
+    pub fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
+        Self::with_mixer(cfg, vb, |spec, vb| {
+            Ok(Arc::new(GlobalAttention::new(&GlobalAttentionConfig::from(spec), vb)?))
+        })
+    }
+
+    /// A model whose blocks take their token mixer from `mixer`, which is called once a block with the path
+    /// `blocks.<i>.attn`.
+    ///
+    /// # Errors
+    /// When the options contradict each other, `vb` lacks a tensor, or `mixer` fails.
+    pub fn with_mixer(
+        cfg: &Config,
+        vb: VarBuilder,
+        mixer: impl Fn(&MixerSpec, VarBuilder) -> Result<Arc<dyn TokenMixer>>,
+    ) -> Result<Self> {
+        let (height, width) = cfg.grid();
+        if height * width * cfg.embed_dim == 0 {
+            bail!("vit: no tokens of {} channels from {:?} pixels", cfg.embed_dim, cfg.img_size)
+        }
+        if cfg.distilled && cfg.global_pool == Pool::Avg {
+            bail!("vit: a distilled model has no mean pooling")
+        }
+        let (dim, prefix) = (cfg.embed_dim, cfg.num_prefix_tokens());
+        let layout = TokenLayout { prefix, height, width };
+        let token = |name: &str, init: Init| init::param(&vb, (1, 1, dim), name, init);
+        let cls_init = match cfg.init {
+            InitScheme::Timm => Init::Normal { mean: 0.0, std: 1e-6 },
+            InitScheme::Deit => INIT,
+        };
+        let mut blocks = Vec::with_capacity(cfg.depth);
+        for (block, rate) in drop_path_rates(cfg.drop_path_rate, cfg.depth).into_iter().enumerate() {
+            let vb = vb.pp("blocks").pp(block);
+            let spec = MixerSpec {
+                block,
+                depth: cfg.depth,
+                dim,
+                heads: cfg.num_heads,
+                qkv_bias: cfg.qkv_bias,
+                attn_drop: cfg.attn_drop_rate,
+                proj_drop: cfg.proj_drop_rate,
+                layout,
+            };
+            blocks.push(Block::new(cfg, mixer(&spec, vb.pp("attn"))?, rate, vb)?);
+        }
+        let norm = |name: &str| layer_norm(dim, cfg.norm_eps, vb.pp(name));
+        let (norm, fc_norm) = match cfg.global_pool {
+            Pool::Token => (Some(norm("norm")?), None),
+            Pool::Avg => (None, Some(norm("fc_norm")?)),
+        };
+        let mut model = Self {
+            patch_embed: patch_embed(cfg.in_chans, dim, cfg.patch_size, vb.pp("patch_embed"))?,
+            cls_token: token("cls_token", cls_init)?,
+            dist_token: cfg.distilled.then(|| token("dist_token", INIT)).transpose()?,
+            pos_embed: init::param(&vb, (1, layout.len(), dim), "pos_embed", INIT)?,
+            pos_drop: Dropout::new(cfg.pos_drop_rate),
+            blocks,
+            norm,
+            fc_norm,
+            head_drop: Dropout::new(cfg.drop_rate),
+            head: None,
+            head_dist: None,
+            config: cfg.clone(),
+        };
+        model.reset_classifier(cfg.num_classes, vb)?;
+        Ok(model)
+    }
+
+    /// The tokens that enter the first block, with their layout.
+    ///
+    /// # Shapes
+    /// - `xs` `(B, in_chans, H, W)`, tokens `(B, prefix + patches, C)`
+    ///
+    /// # Errors
+    /// When the picture has another size than configured and the configuration does not say how to follow.
+    pub fn embed(&self, xs: &Tensor, train: bool) -> Result<(Tensor, TokenLayout)> {
+        let (b, _, h, w) = xs.dims4()?;
+        let p = self.config.patch_size;
+        let layout = TokenLayout { prefix: self.config.num_prefix_tokens(), height: h / p, width: w / p };
+        let pos = self.positions((h, w), layout)?; // (1, N, C)
+        let patches = self.patch_embed.forward(xs)?; // (B, patches, C)
+        let dim = self.config.embed_dim;
+        let mut tokens = vec![self.cls_token.broadcast_as((b, 1, dim))?];
+        if let Some(dist) = &self.dist_token {
+            tokens.push(dist.broadcast_as((b, 1, dim))?);
+        }
+        tokens.push(patches);
+        let tokens = Tensor::cat(&tokens, 1)?.broadcast_add(&pos)?; // (B, N, C)
+        Ok((self.pos_drop.forward_t(&tokens, train)?, layout))
+    }
+
+    fn positions(&self, size: (usize, usize), layout: TokenLayout) -> Result<Tensor> {
+        let [height, width] = self.config.img_size;
+        let to = (layout.height, layout.width);
+        match self.config.pos_resample {
+            PosResample::Fixed if size != (height, width) => {
+                bail!("vit: made for {height} x {width} pixels, got {size:?}; see `Config::pos_resample`")
+            }
+            _ if to == self.config.grid() => Ok(self.pos_embed.clone()),
+            rule => rule.apply(&self.pos_embed, layout.prefix, to),
+        }
+    }
+
+    /// Runs the blocks and hands each one's output to `visit`.
+    fn blocks_each(
+        &self,
+        xs: &Tensor,
+        train: bool,
+        mut visit: impl FnMut(usize, &Tensor),
+    ) -> Result<(Tensor, TokenLayout)> {
+        let (mut xs, layout) = self.embed(xs, train)?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            xs = block.forward_layout(&xs, layout, train)?;
+            visit(i, &xs);
+        }
+        Ok((xs, layout))
+    }
+
+    fn final_norm(&self, xs: &Tensor) -> Result<Tensor> {
+        self.norm.as_ref().map_or_else(|| Ok(xs.clone()), |norm| norm.forward(xs))
+    }
+
+    /// The outputs of the class and the distillation head, which training compares with label and teacher; the usual
+    /// output is their mean.
+    ///
+    /// # Shapes
+    /// - `xs` `(B, in_chans, H, W)`, outputs `(B, num_classes)`
+    ///
+    /// # Errors
+    /// When the model is not distilled or the input does not fit.
+    pub fn forward_distilled(&self, xs: &Tensor, train: bool) -> Result<(Tensor, Tensor)> {
+        if self.dist_token.is_none() {
+            bail!("vit: not a distilled model")
+        }
+        self.heads(&self.forward_features(xs, train)?, train)
+    }
+
+    fn heads(&self, features: &Tensor, train: bool) -> Result<(Tensor, Tensor)> {
+        let classify = |token: usize, head: &Option<Linear>| {
+            let xs = self.head_drop.forward_t(&features.i((.., token))?, train)?;
+            head.as_ref().map_or(Ok(xs.clone()), |head| head.forward(&xs))
+        };
+        Ok((classify(0, &self.head)?, classify(1, &self.head_dist)?))
+    }
+
+    /// Attention of the last block, DINO's `get_last_selfattention`.
+    ///
+    /// # Shapes
+    /// - `xs` `(B, in_chans, H, W)`, output `(B, heads, N, N)`, rows summing to one
+    ///
+    /// # Errors
+    /// When the input does not fit or the last mixer has no attention weights.
+    pub fn get_last_selfattention(&self, xs: &Tensor) -> Result<Tensor> {
+        let Some((last, others)) = self.blocks.split_last() else { bail!("vit: a model without blocks") };
+        let (mut xs, layout) = self.embed(xs, false)?;
+        for block in others {
+            xs = block.forward_layout(&xs, layout, false)?;
+        }
+        let weights = last.attn.attention_weights(&last.norm1.forward(&xs)?)?;
+        weights.ok_or_else(|| candle_core::Error::msg("vit: the last mixer has no attention weights"))
+    }
+
+    /// Tokens after each of the last `n` blocks, through the final norm: DINO's `get_intermediate_layers`.
+    ///
+    /// # Shapes
+    /// - `xs` `(B, in_chans, H, W)`, outputs `(B, N, C)`
+    ///
+    /// # Errors
+    /// When the input does not fit or there are fewer blocks.
+    pub fn get_intermediate_layers(&self, xs: &Tensor, n: usize) -> Result<Vec<Tensor>> {
+        let Some(first) = self.blocks.len().checked_sub(n) else {
+            bail!("vit: {n} layers asked of {}", self.blocks.len())
+        };
+        let mut layers = Vec::with_capacity(n);
+        self.blocks_each(xs, false, |i, xs| {
+            if i >= first {
+                layers.push(self.final_norm(xs));
+            }
+        })?;
+        layers.into_iter().collect()
+    }
+}
+
+impl Backbone for VisionTransformer {
+    /// Tokens after the final norm, `(B, N, C)`.
+    fn forward_features(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
+        let (xs, _) = self.blocks_each(xs, train, |_, _| {})?;
+        self.final_norm(&xs)
+    }
+
+    fn forward_head(&self, features: &Tensor, pre_logits: bool, train: bool) -> Result<Tensor> {
+        if self.dist_token.is_some() {
+            let (cls, dist) = match pre_logits {
+                true => (features.i((.., 0))?, features.i((.., 1))?),
+                false => self.heads(features, train)?,
+            };
+            return (cls + dist)? / 2.0;
+        }
+        let pooled = match self.config.global_pool {
+            Pool::Token => features.i((.., 0))?,                                        // (B, C)
+            Pool::Avg => features.i((.., self.config.num_prefix_tokens()..))?.mean(1)?, // (B, C)
+        };
+        let pooled = self.fc_norm.as_ref().map_or(Ok(pooled.clone()), |norm| norm.forward(&pooled))?;
+        let pooled = self.head_drop.forward_t(&pooled, train)?;
+        match &self.head {
+            Some(head) if !pre_logits => head.forward(&pooled),
+            _ => Ok(pooled),
+        }
+    }
+
+    /// Patch tokens after the blocks `indices`, as maps `(B, C, H / patch, W / patch)`, before the final norm.
+    fn forward_intermediates(&self, xs: &Tensor, indices: &[usize], train: bool) -> Result<Intermediates> {
+        if let Some(bad) = indices.iter().find(|i| **i >= self.blocks.len()) {
+            bail!("vit: no block {bad} among {}", self.blocks.len())
+        }
+        let mut found = vec![None; self.blocks.len()];
+        let (xs, layout) = self.blocks_each(xs, train, |i, xs| {
+            if indices.contains(&i) {
+                found[i] = Some(xs.clone());
+            }
+        })?;
+        let as_map = |i: &usize| {
+            let xs = found[*i].as_ref().unwrap_or(&xs);
+            let patches = xs.i((.., layout.prefix..))?.transpose(1, 2)?; // (B, C, patches)
+            let (b, c, _) = patches.dims3()?;
+            patches.reshape((b, c, layout.height, layout.width))
+        };
+        let features = indices.iter().map(as_map).collect::<Result<_>>()?;
+        Ok(Intermediates { features, output: self.final_norm(&xs)? })
+    }
+
+    fn num_features(&self) -> usize {
+        self.config.embed_dim
+    }
+
+    fn num_classes(&self) -> usize {
+        self.config.num_classes
+    }
+
+    fn feature_info(&self) -> Vec<FeatureInfo> {
+        let Config { embed_dim, patch_size, .. } = self.config;
+        let info = |i| FeatureInfo { module: format!("blocks.{i}"), channels: embed_dim, reduction: patch_size };
+        (0..self.blocks.len()).map(info).collect()
+    }
+
+    fn reset_classifier(&mut self, num_classes: usize, vb: VarBuilder) -> Result<()> {
+        let dim = self.config.embed_dim;
+        let head = |name: &str| match num_classes {
+            0 => Ok(None),
+            n => Linear::with_init(dim, n, true, INIT, vb.pp(name)).map(Some),
+        };
+        let dist = if self.config.distilled { head("head_dist")? } else { None };
+        (self.head, self.head_dist) = (head("head")?, dist);
+        self.config.num_classes = num_classes;
+        Ok(())
+    }
+
+    fn config(&self) -> BackboneConfig {
+        BackboneConfig::Vit(self.config.clone())
+    }
+}
+
+impl ModuleT for VisionTransformer {
+    fn forward_t(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
+        self.forward_head(&self.forward_features(xs, train)?, false, train)
+    }
+}
