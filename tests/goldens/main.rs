@@ -3,7 +3,9 @@
 //! `SCONCE_GOLDEN_DIR=DIR cargo test -p sconce-tests --test goldens` runs every case in `DIR`; without the variable
 //! the small tier in `tests/golden` runs.
 
+mod clip_preprocess;
 mod clip_tokenizer;
+mod common;
 mod dino;
 mod norm_eps;
 mod resnet;
@@ -14,7 +16,9 @@ use sconce_tests::golden::{Case, Run, discover, folder};
 
 /// The systems that this library has. Add a line and a module to teach the harness another one.
 const SYSTEMS: &[(&str, Run)] = &[
+    ("clip_preprocess", clip_preprocess::run),
     ("clip_tokenizer", clip_tokenizer::run),
+    ("common", common::run),
     ("dino", dino::run),
     ("norm_eps", norm_eps::run),
     ("resnet", resnet::run),

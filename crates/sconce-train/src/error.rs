@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use candle_core::{DType, Shape};
+use candle_core::{DType, Shape, Tensor};
 
 /// Result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -17,6 +17,9 @@ pub enum Error {
     /// A tensor operation failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+    /// A parameter store or a file of tensors.
+    #[error(transparent)]
+    Nn(#[from] sconce_nn::Error),
     /// A configuration that cannot be meant.
     #[error("invalid configuration: {0}")]
     Config(String),
@@ -153,6 +156,21 @@ impl Error {
         move |source| Self::Io { path, source }
     }
 
+    /// That `found` has the shape and type of `expected`.
+    pub(crate) fn check_tensor(section: &str, name: &str, expected: &Tensor, found: &Tensor) -> Result<()> {
+        if expected.shape() == found.shape() && expected.dtype() == found.dtype() {
+            return Ok(());
+        }
+        Err(Self::TensorMismatch {
+            section: section.to_owned(),
+            name: name.to_owned(),
+            expected: expected.shape().clone(),
+            expected_dtype: expected.dtype(),
+            found: found.shape().clone(),
+            found_dtype: found.dtype(),
+        })
+    }
+
     pub(crate) fn corrupt(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {
         Self::CorruptCheckpoint { path: path.into(), reason: reason.into() }
     }
@@ -162,6 +180,7 @@ impl From<Error> for candle_core::Error {
     fn from(error: Error) -> Self {
         match error {
             Error::Candle(error) => error,
+            Error::Nn(error) => error.into(),
             other => Self::wrap(other),
         }
     }

@@ -16,6 +16,13 @@ pub struct GradAccumulator {
     sum: Option<GradStore>,
 }
 
+impl Default for GradAccumulator {
+    /// Every batch by itself.
+    fn default() -> Self {
+        Self { every: 1, count: 0, sum: None }
+    }
+}
+
 impl GradAccumulator {
     /// Gives a mean after every `every` batches.
     ///
