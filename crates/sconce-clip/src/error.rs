@@ -30,6 +30,9 @@ pub enum Error {
     /// A vocabulary, merges table or tokenizer configuration that cannot be used.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// A call without what it works on.
+    #[error("{0}")]
+    Input(String),
     /// A model configuration that contradicts itself or names sizes that no model can have.
     #[error("model configuration: {0}")]
     Config(String),
