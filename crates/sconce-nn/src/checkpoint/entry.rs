@@ -74,7 +74,9 @@ impl Entry {
                     end.checked_add(d.saturating_sub(1).checked_mul(stride)?)
                 }),
             };
-            let fits = shape.len() == layout.strides.len()
+            // Candle multiplies axes too, also where one of them is 0.
+            let fits = row_major(&shape).is_some()
+                && shape.len() == layout.strides.len()
                 && elements.and_then(|n| n.checked_mul(size)).is_some_and(|n| n <= file)
                 && (elements == Some(0) || end.is_some_and(|last| last < held));
             if !fits {
