@@ -19,6 +19,7 @@ mod error;
 mod group_norm;
 pub mod kernel;
 mod l2_normalize;
+mod lanes;
 mod layer_norm;
 mod linear;
 mod mapped;
@@ -27,6 +28,7 @@ mod pool;
 pub mod random;
 mod resize;
 mod rms_norm;
+mod shared;
 mod sign;
 mod softmax;
 #[cfg(test)]

@@ -1,8 +1,12 @@
 //! Convolution in one, two and three dimensions: dense, grouped, depthwise, strided, dilated.
 
+mod dense;
+mod dense_grad;
+mod op;
+mod panel;
 mod reference;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use crate::window::{Window, WindowSpec, element_count, from_5d, to_5d};
 
@@ -176,6 +180,13 @@ fn conv<const R: usize>(
     options: &ConvOptions<R>,
 ) -> Result<Tensor> {
     let shape = ConvShape::new(op, xs, weight, bias, options)?;
-    let ys = reference::conv(&shape, &to_5d(xs)?, &to_5d(weight)?, bias)?;
-    from_5d(&ys, R + 2)
+    let (xs, weight) = (to_5d(xs)?, to_5d(weight)?);
+    if !xs.device().is_cpu() {
+        return from_5d(&reference::conv(&shape, &xs, &weight, bias)?, R + 2);
+    }
+    let dtype = xs.dtype();
+    let native = if dtype == DType::F64 { DType::F64 } else { DType::F32 };
+    let bias = bias.map(|bias| bias.to_dtype(native)).transpose()?;
+    let ys = op::conv(&shape, &xs.to_dtype(native)?, &weight.to_dtype(native)?, bias.as_ref())?;
+    from_5d(&ys.to_dtype(dtype)?, R + 2)
 }
