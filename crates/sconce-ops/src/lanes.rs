@@ -137,11 +137,11 @@ fn product<T: Lanes, S: Simd, const MV: usize, const NR: usize>(
             // SAFETY: `k < depth` and `m < MV`, and the panel's length was checked.
             *column = unsafe { load::<T, S>(panel, (k * MV + m) * lanes) };
         }
-        for n in 0..NR {
-            // SAFETY: `n < NR <= MAX_ROWS` and `k < depth`, which is within each row by the check above.
-            let factor = T::splat(simd, unsafe { *rows.get_unchecked(n).get_unchecked(k) });
-            for m in 0..MV {
-                sums[n][m] = T::fma(simd, factor, columns[m], sums[n][m]);
+        for (row, sums) in rows.iter().zip(&mut sums) {
+            // SAFETY: `k < depth`, which is within each of the first `NR` rows by the check above.
+            let factor = T::splat(simd, unsafe { *row.get_unchecked(k) });
+            for (sum, &column) in sums.iter_mut().zip(&columns) {
+                *sum = T::fma(simd, factor, column, *sum);
             }
         }
     }

@@ -34,6 +34,9 @@ pub(crate) struct WindowSpec<const R: usize> {
 /// Buffers larger than this many elements are refused before anything is allocated.
 const MAX_ELEMENTS: usize = isize::MAX as usize / 16;
 
+/// Buffers larger than this many elements are asked for before anything is computed.
+const PROBED: usize = 1 << 28;
+
 /// Product of `factors`, refused when it could not be allocated.
 pub(crate) fn element_count(op: &'static str, factors: &[usize]) -> Result<usize> {
     // Zeros are looked at last, so that `0 * huge` is refused like `huge` and no partial product wraps.
@@ -43,6 +46,10 @@ pub(crate) fn element_count(op: &'static str, factors: &[usize]) -> Result<usize
             Some(count) if count <= MAX_ELEMENTS => count,
             _ => candle_core::bail!("{op}: a buffer of {factors:?} elements is too large"),
         };
+    }
+    // Asked for and given back at once: an allocation that fails later would end the process.
+    if count > PROBED && Vec::<f32>::new().try_reserve_exact(count).is_err() {
+        candle_core::bail!("{op}: there is no memory for a buffer of {factors:?} elements");
     }
     Ok(if factors.contains(&0) { 0 } else { count })
 }
@@ -85,7 +92,8 @@ impl Window {
             {
                 output += 1;
             }
-            element_count(op, &[output, stride])?;
+            // One window takes no step: any stride is as good, and kernels are fastest with 1.
+            let stride = if output == 1 { 1 } else { stride };
             let at = lead + axis;
             window.input[at] = input;
             window.kernel[at] = kernel;

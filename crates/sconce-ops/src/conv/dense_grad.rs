@@ -31,9 +31,9 @@ pub(crate) fn input<T: Lanes>(shape: &ConvShape, grad: &[T], weight: &[T]) -> Ve
 fn mirrored(shape: &ConvShape) -> Option<ConvShape> {
     let window = &shape.window;
     let mut padding = [0; 3];
-    for axis in 0..3 {
+    for (axis, padding) in padding.iter_mut().enumerate() {
         let reach = (window.kernel[axis] - 1) * window.dilation[axis];
-        padding[axis] = reach.checked_sub(window.padding[axis]).filter(|_| window.stride[axis] == 1)?;
+        *padding = reach.checked_sub(window.padding[axis]).filter(|_| window.stride[axis] == 1)?;
     }
     let window = Window { input: window.output, output: window.input, padding, ..*window };
     Some(ConvShape { channels: shape.filters, filters: shape.channels, window, ..*shape })

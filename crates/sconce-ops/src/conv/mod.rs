@@ -190,3 +190,6 @@ fn conv<const R: usize>(
     let ys = op::conv(&shape, &xs.to_dtype(native)?, &weight.to_dtype(native)?, bias.as_ref())?;
     from_5d(&ys.to_dtype(dtype)?, R + 2)
 }
+
+#[cfg(test)]
+mod tests;
