@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Tensor};
 use sconce::backbones::resnet::{BlockKind, Config};
 use sconce::backbones::{Backbone, BackboneConfig, ResNet, ShapeRecorder, pretrained};
-use sconce::nn::{Module, ModuleT};
+use sconce::nn::ModuleT;
 use sconce::ops::cross_entropy;
 use sconce_tests::golden::{Case, GRADIENT, OUTPUT, Result, Tensors, Weights, compare};
 use serde::Deserialize;

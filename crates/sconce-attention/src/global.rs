@@ -105,7 +105,7 @@ impl GlobalAttention {
     /// # Errors
     /// When `heads` does not divide `dim`.
     pub fn from_parts(qkv: QkvProjection, proj: Linear, cfg: &GlobalAttentionConfig) -> Result<Self> {
-        if cfg.heads == 0 || cfg.dim % cfg.heads != 0 {
+        if cfg.heads == 0 || !cfg.dim.is_multiple_of(cfg.heads) {
             bail!("attention: {} channels do not divide into {} heads", cfg.dim, cfg.heads)
         }
         let proj_drop = Dropout::new(cfg.proj_drop);

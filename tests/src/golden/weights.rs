@@ -41,7 +41,7 @@ impl Weights {
     }
 
     /// As [`vb`](Self::vb) for a model that has other names than the file. Gradients still come back to the file's.
-    pub fn vb_with(&self, dtype: DType, map: impl KeyMap + Send + Sync + 'static) -> VarBuilder<'static> {
+    pub fn vb_with(&self, dtype: DType, map: impl KeyMap + 'static) -> VarBuilder<'static> {
         let mapped = Mapped { weights: self.clone(), map: Box::new(map) };
         VarBuilder::from_backend(Box::new(mapped), dtype, Device::Cpu)
     }
@@ -78,7 +78,7 @@ impl Weights {
 /// Weights behind a map of names.
 struct Mapped {
     weights: Weights,
-    map: Box<dyn KeyMap + Send + Sync>,
+    map: Box<dyn KeyMap>,
 }
 
 fn of_shape(tensor: Tensor, name: &str, expected: Shape) -> candle_core::Result<Tensor> {
