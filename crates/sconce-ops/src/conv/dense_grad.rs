@@ -28,7 +28,7 @@ pub(crate) fn input<T: Lanes>(shape: &ConvShape, grad: &[T], weight: &[T]) -> Ve
 }
 
 /// With stride 1 the input's gradient is itself a convolution: of the output's, with the weight mirrored.
-fn mirrored(shape: &ConvShape) -> Option<ConvShape> {
+pub(super) fn mirrored(shape: &ConvShape) -> Option<ConvShape> {
     let window = &shape.window;
     let mut padding = [0; 3];
     for (axis, padding) in padding.iter_mut().enumerate() {

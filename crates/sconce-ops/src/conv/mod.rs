@@ -2,6 +2,7 @@
 
 mod dense;
 mod dense_grad;
+mod depthwise;
 mod op;
 mod panel;
 mod reference;
@@ -168,6 +169,9 @@ impl ConvShape {
         let window = Window::new(op, &spec)?;
         let [d, h, w] = window.output;
         element_count(op, &[batch.max(1), filters, d, h, w])?;
+        // Some kernels and the reference hold padded planes.
+        let padded = |axis: usize| window.input[axis] + 2 * window.padding[axis];
+        element_count(op, &[padded(0), padded(1), padded(2)])?;
         Ok(Self { batch, channels, filters, groups, window })
     }
 }

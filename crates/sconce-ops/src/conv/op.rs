@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType, bail};
 
-use super::{ConvShape, dense, dense_grad};
+use super::{ConvShape, dense, dense_grad, depthwise};
 use crate::lanes::Lanes;
 
 /// A number that candle stores and our kernels compute with.
@@ -43,7 +43,10 @@ struct Conv(ConvShape);
 
 impl Conv {
     fn forward<T: Native>(&self, xs: &[T], weight: &[T], bias: Option<&[T]>) -> CpuStorage {
-        T::to_cpu_storage_owned(dense::forward(&self.0, xs, weight, bias))
+        T::to_cpu_storage_owned(match depthwise::is_depthwise(&self.0) {
+            true => depthwise::forward(&self.0, xs, weight, bias),
+            false => dense::forward(&self.0, xs, weight, bias),
+        })
     }
 
     fn backward(&self, xs: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
@@ -128,7 +131,10 @@ impl CustomOp2 for InputGrad {
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
         fn run<T: Native>(shape: &ConvShape, grad: &[T], weight: &[T]) -> CpuStorage {
-            T::to_cpu_storage_owned(dense_grad::input(shape, grad, weight))
+            T::to_cpu_storage_owned(match depthwise::is_depthwise(shape) {
+                true => depthwise::input(shape, grad, weight),
+                false => dense_grad::input(shape, grad, weight),
+            })
         }
         let [_, shape, _] = dims(&self.0);
         let out = match s1 {
@@ -149,7 +155,10 @@ impl CustomOp2 for WeightGrad {
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
         fn run<T: Native>(shape: &ConvShape, xs: &[T], grad: &[T]) -> CpuStorage {
-            T::to_cpu_storage_owned(dense_grad::weight(shape, xs, grad))
+            T::to_cpu_storage_owned(match depthwise::is_depthwise(shape) {
+                true => depthwise::weight(shape, xs, grad),
+                false => dense_grad::weight(shape, xs, grad),
+            })
         }
         let [_, _, shape] = dims(&self.0);
         let out = match s1 {

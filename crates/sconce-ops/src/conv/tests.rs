@@ -230,6 +230,7 @@ fn misuse_is_an_error() -> Result<()> {
     for huge in [usize::MAX, usize::MAX / 2, 1 << 40] {
         bad(&xs, &weight, None, good.padding(huge));
         bad(&xs, &weight, None, good.dilation(huge));
+        bad(&xs, &weight, None, good.stride(huge).padding(huge));
         bad(&xs, &weight, None, good.groups(huge));
         assert_eq!(conv2d(&xs, &weight, None, &good.stride(huge))?.dims(), [1, 6, 1, 1]);
     }
