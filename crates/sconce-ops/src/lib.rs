@@ -25,6 +25,7 @@ mod linear;
 mod mapped;
 mod pinv;
 mod pool;
+mod product;
 pub mod random;
 mod resize;
 mod rms_norm;

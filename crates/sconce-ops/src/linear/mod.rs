@@ -1,5 +1,7 @@
 //! Fully connected layers and plain matrix products.
 
+pub(crate) mod epilogue;
+mod kernel;
 mod reference;
 #[cfg(test)]
 mod tests;
@@ -30,7 +32,17 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, act: Option<A
     }
     check::parameter(OP, "bias", bias, outputs, xs)?;
     same_device(OP, xs, std::iter::once(weight).chain(bias))?;
-    reference::linear(xs, weight, bias, act)
+    if !xs.device().is_cpu() {
+        return reference::linear(xs, weight, bias, act);
+    }
+    let wide = check::wide(xs.dtype());
+    let bias = bias.map(|bias| bias.to_dtype(wide)).transpose()?;
+    let rows = xs.dims()[..xs.rank() - 1].iter().product::<usize>();
+    let x = xs.to_dtype(wide)?.reshape((rows, inputs))?; // (*, in) -> (rows, in)
+    let y = kernel::linear(&x, &weight.to_dtype(wide)?, bias.as_ref(), act.unwrap_or(Activation::Identity))?;
+    let mut dims = xs.dims().to_vec();
+    dims[xs.rank() - 1] = outputs;
+    y.reshape(dims)?.to_dtype(xs.dtype()) // (rows, out) -> (*, out)
 }
 
 /// Batched matrix product.
@@ -57,7 +69,21 @@ pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         return Err(Error::dtype(OP, "b", format!("{:?} like a", a.dtype()), b.dtype()).into());
     }
     same_device(OP, a, [b])?;
-    reference::matmul(a, b)
+    if !a.device().is_cpu() {
+        return reference::matmul(a, b);
+    }
+    let (m, k, n) = (a.dims()[ra - 2], a.dims()[ra - 1], b.dims()[rb - 1]);
+    let batch: usize = a.dims()[..ra - 2].iter().product();
+    let mut dims = a.dims().to_vec();
+    dims[ra - 1] = n;
+    let wide = check::wide(a.dtype());
+    let (x, y) = (a.to_dtype(wide)?, b.to_dtype(wide)?);
+    let (x, y) = if rb == 2 {
+        (x.reshape((batch * m, k))?, y) // (*, M, K) -> (batch M, K)
+    } else {
+        (x.reshape((batch, m, k))?, y.reshape((batch, k, n))?) // (*, M, K) -> (batch, M, K)
+    };
+    kernel::product(&x, &y)?.reshape(dims)?.to_dtype(a.dtype()) // -> (*, M, N)
 }
 
 fn same_device<'a>(op: &str, xs: &Tensor, others: impl IntoIterator<Item = &'a Tensor>) -> Result<()> {
