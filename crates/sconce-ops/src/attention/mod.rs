@@ -4,6 +4,8 @@
 //! under an online softmax and the backward pass recomputes the tiles from the saved log-sum-exp of each row: Dao 2023,
 //! "FlashAttention-2" (arXiv 2307.08691), algorithms 1 and 2. On other devices the plain composition of `reference` runs.
 
+mod kernel;
+mod op;
 mod options;
 mod reference;
 #[cfg(test)]
@@ -30,7 +32,12 @@ use crate::{Error, check};
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &AttentionOptions) -> Result<Tensor> {
     let shape = Shape::new(q, k, v)?;
     let plan = options.plan(&shape, q)?;
-    reference::attention(q, k, v, &plan)
+    if !q.device().is_cpu() || shape.is_empty() {
+        return reference::attention(q, k, v, &plan);
+    }
+    let wide = check::wide(q.dtype());
+    let source = op::Source::Separate([q.to_dtype(wide)?, k.to_dtype(wide)?, v.to_dtype(wide)?]);
+    op::attention(source, plan.to_dtype(wide)?)?.to_dtype(q.dtype())
 }
 
 /// Multi-head self-attention over one packed projection, read in place.
@@ -51,10 +58,16 @@ pub fn attention_packed(qkv: &Tensor, heads: usize, options: &AttentionOptions) 
         return Err(Error::shape("attention_packed", "qkv", expected, qkv.shape()).into());
     }
     let d = c3 / (3 * heads);
-    let split = qkv.reshape((b, n, 3, heads, d))?.permute((2, 0, 3, 1, 4))?; // (3, B, heads, N, D)
-    let (q, k, v) = (split.get(0)?, split.get(1)?, split.get(2)?);
-    let mixed = attention(&q, &k, &v, options)?; // (B, heads, N, D)
-    mixed.transpose(1, 2)?.reshape((b, n, heads * d)) // (B, N, C)
+    let shape = Shape { b, h: heads, nq: n, nk: n, d, dv: d };
+    check::float("attention_packed", qkv)?;
+    let plan = options.plan(&shape, qkv)?;
+    if !qkv.device().is_cpu() || shape.is_empty() {
+        let split = qkv.reshape((b, n, 3, heads, d))?.permute((2, 0, 3, 1, 4))?; // (3, B, heads, N, D)
+        let mixed = reference::attention(&split.get(0)?, &split.get(1)?, &split.get(2)?, &plan)?; // (B, heads, N, D)
+        return mixed.transpose(1, 2)?.reshape((b, n, heads * d)); // (B, N, C)
+    }
+    let wide = check::wide(qkv.dtype());
+    op::attention(op::Source::Packed(qkv.to_dtype(wide)?), plan.to_dtype(wide)?)?.to_dtype(qkv.dtype())
 }
 
 /// The attention weights themselves, for inspection: `softmax(scale * Q K^T + mask)`, without dropout.

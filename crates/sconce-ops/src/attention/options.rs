@@ -149,6 +149,10 @@ impl Shape {
         Ok(Self { b, h, nq, nk, d, dv })
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.b * self.h * self.nq * self.nk * self.d * self.dv == 0
+    }
+
     /// The additive mask with four dimensions, each one or full; not expanded, so that its gradient has its own size.
     fn broadcast(&self, bias: &Tensor) -> Result<Tensor> {
         let full = [self.b, self.h, self.nq, self.nk];
@@ -178,6 +182,14 @@ pub(super) struct Plan {
     /// Four dimensions, each one or full.
     pub(super) bias: Option<Tensor>,
     pub(super) dropout: Option<Dropout>,
+}
+
+impl Plan {
+    /// With the additive mask in the type of the computation.
+    pub(super) fn to_dtype(&self, dtype: DType) -> Result<Self> {
+        let bias = self.bias.as_ref().map(|bias| bias.to_dtype(dtype)).transpose()?;
+        Ok(Self { bias, ..self.clone() })
+    }
 }
 
 /// Dropout as a pure function of the seed and the position, so that a backward pass recreates the mask.
