@@ -55,9 +55,24 @@ pub enum Error {
         /// Where and why parsing failed.
         source: serde_json::Error,
     },
+    /// Reading or writing weights.
+    #[error(transparent)]
+    Nn(sconce_nn::Error),
+    /// Reading or preparing a picture.
+    #[error(transparent)]
+    Data(#[from] sconce_data::Error),
     /// Tensor arithmetic.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+impl From<sconce_nn::Error> for Error {
+    fn from(error: sconce_nn::Error) -> Self {
+        match error {
+            sconce_nn::Error::Candle(inner) => Self::Candle(inner),
+            other => Self::Nn(other),
+        }
+    }
 }
 
 impl From<Error> for candle_core::Error {

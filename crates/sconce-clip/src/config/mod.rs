@@ -1,5 +1,7 @@
 //! Sizes and options of a CLIP model.
 
+mod foreign;
+mod infer;
 mod presets;
 
 pub use presets::{PRESETS, Preset};
