@@ -3,6 +3,7 @@
 //! `SCONCE_GOLDEN_DIR=DIR cargo test -p sconce-tests --test goldens` runs every case in `DIR`; without the variable
 //! the small tier in `tests/golden` runs.
 
+mod clip;
 mod clip_preprocess;
 mod clip_tokenizer;
 mod common;
@@ -16,6 +17,7 @@ use sconce_tests::golden::{Case, Run, discover, folder};
 
 /// The systems that this library has. Add a line and a module to teach the harness another one.
 const SYSTEMS: &[(&str, Run)] = &[
+    ("clip", clip::run),
     ("clip_preprocess", clip_preprocess::run),
     ("clip_tokenizer", clip_tokenizer::run),
     ("common", common::run),
