@@ -3,6 +3,7 @@
 mod element;
 mod entry;
 mod keymap;
+mod machine;
 mod open;
 mod pickle;
 mod torch;
