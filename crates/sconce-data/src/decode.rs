@@ -3,17 +3,19 @@
 //! Convention (Pillow's):
 //! - alpha is dropped when an image becomes RGB, not blended with a background; the colour under a transparent
 //!   pixel shows. The transparent colour of a png without an alpha channel (`tRNS`) is ignored likewise;
-//! - 16-bit colour keeps its high byte; 16-bit grey (`I;16`) is clipped to 255, not scaled;
+//! - 16-bit colour keeps its high byte; 16-bit grey (`I;16`) is clipped to 255, not scaled,
+//!   and that before any resize (Pillow resizes it in 16 bits);
 //! - palette and one-bit images are resized with the nearest neighbour whatever the filter, unless they are
 //!   converted to RGB first: see [`RgbConversion`](crate::RgbConversion);
 //! - EXIF orientation is not applied.
 //!
 //! Jpeg decoders differ by a grey level or two from each other; png and lossless webp are exact.
 
-use crate::resize::{Filter, ResizeOptions, Size, resize};
+use crate::resize::{Filter, ResizeOptions, Size, Window, resize_window};
 use crate::{Error, Result};
 use image::{DynamicImage, ImageDecoder, ImageFormat, RgbImage};
 use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 /// Guards against images that are small as files and huge in memory.
@@ -57,6 +59,12 @@ impl Picture {
     /// # Errors
     /// As [`Self::decode`].
     pub fn decode_with(bytes: &[u8], limits: &DecodeLimits) -> Result<Self> {
+        // The decoders are written not to panic; should one do so all the same, it is the file's fault.
+        let decoded = catch_unwind(AssertUnwindSafe(|| Self::decode_inner(bytes, limits)));
+        decoded.unwrap_or_else(|_| Err(Error::Image { format: "image", reason: "the decoder panicked".into() }))
+    }
+
+    fn decode_inner(bytes: &[u8], limits: &DecodeLimits) -> Result<Self> {
         match image::guess_format(bytes) {
             Ok(ImageFormat::Png) => {
                 let kind = png_kind(bytes)?;
@@ -70,6 +78,11 @@ impl Picture {
                 Ok(read("jpeg", decoder.map_err(|e| broken("jpeg", e))?, limits)?.into())
             }
             Ok(ImageFormat::WebP) => {
+                // A decoder does not miss the tail of a last chunk that it has no use for.
+                let told = bytes.get(4..8).and_then(|size| size.try_into().ok()).map_or(0, u32::from_le_bytes);
+                if (bytes.len() as u64) < u64::from(told) + 8 {
+                    return Err(Error::Image { format: "webp", reason: "truncated".into() });
+                }
                 let decoder = image::codecs::webp::WebPDecoder::new(Cursor::new(bytes));
                 Ok(read("webp", decoder.map_err(|e| broken("webp", e))?, limits)?.into())
             }
@@ -130,34 +143,38 @@ impl Picture {
     /// filter, and palette or one-bit images take the nearest neighbour.
     ///
     /// # Errors
-    /// As [`resize`].
+    /// As [`resize`](crate::resize::resize).
     pub fn resize(&self, size: Size, options: impl Into<ResizeOptions>) -> Result<Self> {
-        let mut options = options.into();
+        self.resize_window(size, options.into(), &Window::all(size))
+    }
+
+    /// A window of what [`Self::resize`] would give.
+    pub(crate) fn resize_window(&self, size: Size, mut options: ResizeOptions, window: &Window) -> Result<Self> {
         if self.nearest_only {
             options.filter = Filter::Nearest;
         }
         let premultiply = options.filter != Filter::Nearest && self.size() != size;
         let pixels = match &self.pixels {
-            DynamicImage::ImageLuma8(image) => DynamicImage::ImageLuma8(resize(image, size, options)?),
-            DynamicImage::ImageRgb8(image) => DynamicImage::ImageRgb8(resize(image, size, options)?),
+            DynamicImage::ImageLuma8(image) => resize_window(image, size, &options, window)?.into(),
+            DynamicImage::ImageRgb8(image) => resize_window(image, size, &options, window)?.into(),
             DynamicImage::ImageLumaA8(image) if premultiply => {
                 let mut image = image.clone();
                 image.pixels_mut().for_each(|pixel| multiply(&mut pixel.0));
-                let mut image = resize(&image, size, options)?;
+                let mut image = resize_window(&image, size, &options, window)?;
                 image.pixels_mut().for_each(|pixel| divide(&mut pixel.0));
-                DynamicImage::ImageLumaA8(image)
+                image.into()
             }
-            DynamicImage::ImageLumaA8(image) => DynamicImage::ImageLumaA8(resize(image, size, options)?),
+            DynamicImage::ImageLumaA8(image) => resize_window(image, size, &options, window)?.into(),
             other => {
                 let mut image = other.to_rgba8();
                 if premultiply {
                     image.pixels_mut().for_each(|pixel| multiply(&mut pixel.0));
                 }
-                let mut image = resize(&image, size, options)?;
+                let mut image = resize_window(&image, size, &options, window)?;
                 if premultiply {
                     image.pixels_mut().for_each(|pixel| divide(&mut pixel.0));
                 }
-                DynamicImage::ImageRgba8(image)
+                image.into()
             }
         };
         Ok(Self { pixels, nearest_only: self.nearest_only })

@@ -22,7 +22,7 @@
 //! let loader = DataLoader::new(squares, LoaderOptions { batch_size: 4, ..Default::default() })?;
 //! for batch in loader.epoch(0) {
 //!     let (x, y) = batch?; // two u32 tensors of (B)
-//!     assert_eq!(x.sqr()?.to_vec1::<u32>()?, y.to_vec1::<u32>()?);
+//!     assert_eq!((&x * &x)?.to_vec1::<u32>()?, y.to_vec1::<u32>()?);
 //! }
 //! # Ok::<(), sconce_data::Error>(())
 //! ```

@@ -1,11 +1,11 @@
 //! The fixed preprocessing of a pretrained model: resize, crop, normalise.
 
 use crate::crop::{CropOffset, center_crop, pad_to_square};
-use crate::resize::{Filter, PassOrder, ResizeOptions, Size, resize};
+use crate::resize::{Filter, PassOrder, ResizeOptions, Size, Window, resize, resize_window};
 use crate::transform::{self, Normalize};
 use crate::{Error, Picture, Result};
 use candle_core::{Device, Tensor};
-use image::RgbImage;
+use image::{DynamicImage, RgbImage};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -113,14 +113,16 @@ impl Preprocess {
     /// [`Error::Invalid`] for sizes of zero or beyond memory.
     pub fn image(&self, picture: &Picture) -> Result<RgbImage> {
         if self.conversion == RgbConversion::BeforeResize {
-            return self.rgb(&picture.to_rgb());
+            return match picture.pixels() {
+                DynamicImage::ImageRgb8(image) => self.rgb(image),
+                _ => self.rgb(&picture.to_rgb()),
+            };
         }
-        let resized = match self.target(picture.size())? {
-            Some(size) => &picture.resize(size, self.options())?,
-            None => picture,
-        };
-        // Cropping copies pixels, so it can as well come after the conversion.
-        self.cropped(resized.to_rgb())
+        match self.plan(picture.size())? {
+            Plan::Window(size, window) => Ok(picture.resize_window(size, self.options(), &window)?.into_rgb()),
+            // Cropping and padding copy pixels, so they can as well come after the conversion.
+            Plan::Whole(size) => self.framed(picture.resize(size, self.options())?.into_rgb()),
+        }
     }
 
     /// [`Self::image`] for a picture that is RGB already.
@@ -128,9 +130,9 @@ impl Preprocess {
     /// # Errors
     /// As [`Self::image`].
     pub fn rgb(&self, image: &RgbImage) -> Result<RgbImage> {
-        match self.target(Size::of(image))? {
-            Some(size) => self.cropped(resize(image, size, self.options())?),
-            None => self.cropped(image.clone()),
+        match self.plan(Size::of(image))? {
+            Plan::Window(size, window) => resize_window(image, size, &self.options(), &window),
+            Plan::Whole(size) => self.framed(resize(image, size, self.options())?),
         }
     }
 
@@ -169,29 +171,46 @@ impl Preprocess {
         ResizeOptions { filter: self.filter, order: self.order, region: None }
     }
 
-    /// The size to resize to, none where nothing is to be done.
-    fn target(&self, from: Size) -> Result<Option<Size>> {
+    /// What to resize to, and which part of it to compute.
+    fn plan(&self, from: Size) -> Result<Plan> {
         let to = match self.resize {
             ResizeMode::None => from,
             ResizeMode::ShorterSide(side) => from.with_shorter_side(side),
             ResizeMode::Exact(size) => size,
             ResizeMode::PadToSquare(side) => from.with_longer_side(side),
         };
-        // An extreme aspect ratio would multiply the picture's memory.
-        let (pixels, limit) = (u64::from(to.width) * u64::from(to.height), 1 << 28);
-        if pixels > limit {
-            return Err(Error::TooLarge { what: "the resized image (pixels)", size: pixels, limit });
+        let (size, limit) = (to.width.max(to.height).into(), 1 << 26);
+        if size > limit {
+            return Err(Error::TooLarge { what: "the resized image (pixels on a side)", size, limit });
         }
-        Ok((to != from).then_some(to))
+        let inside = self.size.width <= to.width && self.size.height <= to.height;
+        if !inside || matches!(self.resize, ResizeMode::PadToSquare(_)) {
+            return Ok(Plan::Whole(to));
+        }
+        let range = |len: u32, crop: u32| {
+            let start = self.offset.offset(len, crop) as u32; // not negative, as the crop is inside
+            start..start + crop
+        };
+        let window = Window { columns: range(to.width, self.size.width), rows: range(to.height, self.size.height) };
+        Ok(Plan::Window(to, window))
     }
 
-    fn cropped(&self, image: RgbImage) -> Result<RgbImage> {
+    /// Pads and crops a resized image.
+    fn framed(&self, image: RgbImage) -> Result<RgbImage> {
         let image = match self.resize {
             ResizeMode::PadToSquare(_) => {
                 pad_to_square(&image, self.normalize.mean.map(|mean| (mean * 255.0).round() as u8))?
             }
             _ => image,
         };
-        if Size::of(&image) == self.size { Ok(image) } else { center_crop(&image, self.size, self.offset) }
+        center_crop(&image, self.size, self.offset)
     }
+}
+
+/// What is to be computed of a resized picture.
+enum Plan {
+    /// The crop alone, which lies within the resized picture.
+    Window(Size, Window),
+    /// Everything: it is padded or smaller than the crop.
+    Whole(Size),
 }

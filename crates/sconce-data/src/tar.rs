@@ -81,10 +81,13 @@ impl<R: Read> TarReader<R> {
                 Ok(read) => read,
                 Err(error) => return self.end(None, error),
             };
-            if read == 0 || block.iter().all(|&byte| byte == 0) {
-                // A single zero block ends the archive for some readers, two are written. Without any, the archive
-                // was cut between members, which cannot be told from a writer that left them out.
+            if read == 0 {
+                return self.end(None, "ends without its end mark: members may be missing");
+            }
+            if block.iter().all(|&byte| byte == 0) {
+                // Two such blocks are written; one is enough for every reader.
                 self.ended = true;
+                self.drain();
                 return None;
             }
             if read < BLOCK {
@@ -168,6 +171,14 @@ impl<R: Read> TarReader<R> {
         self.contents().map_err(|error| self.fail(None, error)).ok()
     }
 
+    /// Reads what follows the end mark, as a compressed stream checks its sum only at its end.
+    fn drain(&mut self) {
+        const LIMIT: u64 = 1 << 24;
+        if let Err(error) = std::io::copy(&mut self.reader.by_ref().take(LIMIT), &mut std::io::sink()) {
+            self.fail(None, format!("after the last member, any of which may be damaged: {error}"));
+        }
+    }
+
     fn end(&mut self, member: Option<String>, cause: impl std::fmt::Display) -> Option<Member> {
         self.ended = true;
         self.fail(member, cause);
@@ -180,8 +191,7 @@ impl<R: Read> TarReader<R> {
         match std::io::copy(&mut self.reader.by_ref().take(rest), &mut std::io::sink()) {
             Ok(skipped) => {
                 self.position += skipped;
-                // A tail shorter than a block may be padding that a writer left out.
-                if rest - skipped >= BLOCK as u64 {
+                if skipped < rest {
                     self.end(None, "ends within a member")?;
                 }
                 Some(())

@@ -84,19 +84,19 @@ impl Weights {
     /// Weights are padded to whole vectors of this many lanes.
     pub(super) const LANES: usize = 8;
 
-    /// Weights that map the stretch `from..to` of an axis of `len` pixels to `out` pixels.
-    pub(super) fn new(kernel: &Kernel, len: u32, from: f32, to: f32, out: u32) -> Self {
+    /// Weights that map the stretch `from..to` of an axis of `len` pixels to `out` pixels, of which `positions` are
+    /// wanted.
+    pub(super) fn new(kernel: &Kernel, len: u32, [from, to]: [f32; 2], out: u32, positions: Range<u32>) -> Self {
         let scale = f64::from(to - from) / f64::from(out);
         let stretch = scale.max(1.0);
         let support = kernel.support * stretch;
         let taps = (support.ceil() as usize * 2 + 1).next_multiple_of(Self::LANES);
-        let out = out as usize;
-        let (mut first, mut count) = (Vec::with_capacity(out), Vec::with_capacity(out));
-        let mut fixed = vec![0i32; out * taps];
+        let (mut first, mut count) = (Vec::with_capacity(positions.len()), Vec::with_capacity(positions.len()));
+        let mut fixed = vec![0i32; positions.len() * taps];
         let mut exact = Vec::with_capacity(taps);
         let inverse = 1.0 / stretch;
-        for (position, fixed) in fixed.chunks_exact_mut(taps).enumerate() {
-            let center = f64::from(from) + (position as f64 + 0.5) * scale;
+        for (position, fixed) in positions.zip(fixed.chunks_exact_mut(taps)) {
+            let center = f64::from(from) + (f64::from(position) + 0.5) * scale;
             // A cast cuts towards zero, so this rounds; a negative start is clamped first.
             let start = (center - support + 0.5).max(0.0) as usize;
             let end = ((center + support + 0.5) as usize).min(len as usize);
@@ -121,8 +121,8 @@ impl Weights {
 
     /// The source positions that any output position reads.
     pub(super) fn used(&self) -> Range<usize> {
-        let last = self.first.len() - 1;
-        self.first[0]..self.first[last] + self.count[last]
+        let ends = self.first.iter().zip(&self.count).map(|(first, count)| first + count);
+        self.first.first().copied().unwrap_or(0)..ends.last().unwrap_or(0)
     }
 
     /// Makes all positions relative to `start`.

@@ -11,6 +11,7 @@ mod passes;
 use crate::{Error, Result};
 use image::{ImageBuffer, Pixel};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// Width and height of an image in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -40,7 +41,10 @@ impl Size {
     /// The size whose shorter side is `side` and whose longer side keeps the aspect ratio, cut to an integer
     /// (not rounded), as in torchvision's `Resize(int)`.
     pub fn with_shorter_side(self, side: u32) -> Self {
-        let long = |long: u32, short: u32| (u64::from(side) * u64::from(long) / u64::from(short.max(1))) as u32;
+        let long = |long: u32, short: u32| {
+            let exact = u64::from(side) * u64::from(long) / u64::from(short.max(1));
+            u32::try_from(exact).unwrap_or(u32::MAX)
+        };
         if self.width <= self.height {
             Self::new(side, long(self.height, self.width))
         } else {
@@ -119,22 +123,46 @@ impl From<Filter> for ResizeOptions {
     }
 }
 
+/// The part of the output that is computed.
+#[derive(Debug, Clone)]
+pub(crate) struct Window {
+    pub(crate) columns: Range<u32>,
+    pub(crate) rows: Range<u32>,
+}
+
+impl Window {
+    /// All of an output.
+    pub(crate) fn all(size: Size) -> Self {
+        Self { columns: 0..size.width, rows: 0..size.height }
+    }
+}
+
 /// Resizes an 8-bit image, bit for bit as `PIL.Image.resize`.
 ///
 /// Channels are independent of each other. For images with alpha Pillow multiplies the colours by alpha first:
 /// [`Picture::resize`](crate::Picture::resize) does that.
 ///
 /// # Errors
-/// [`Error::Invalid`] for an empty source or target, or a region that is empty or outside the source.
+/// [`Error::Invalid`] for an empty source or target, or a region that is empty or outside the source;
+/// [`Error::TooLarge`] for a target of more than 2^28 pixels.
 pub fn resize<P: Pixel<Subpixel = u8>>(
     image: &ImageBuffer<P, Vec<u8>>,
     size: Size,
     options: impl Into<ResizeOptions>,
 ) -> Result<ImageBuffer<P, Vec<u8>>> {
-    let options = options.into();
-    let from = Size::of(image);
-    let bytes = resize_bytes(image.as_raw(), usize::from(P::CHANNEL_COUNT), from, size, &options)?;
-    ImageBuffer::from_raw(size.width, size.height, bytes)
+    resize_window(image, size, &options.into(), &Window::all(size))
+}
+
+/// A window of what [`resize`] would give, computed alone. The window must lie within `size`.
+pub(crate) fn resize_window<P: Pixel<Subpixel = u8>>(
+    image: &ImageBuffer<P, Vec<u8>>,
+    size: Size,
+    options: &ResizeOptions,
+    window: &Window,
+) -> Result<ImageBuffer<P, Vec<u8>>> {
+    let bytes = compute(image.as_raw(), usize::from(P::CHANNEL_COUNT), Size::of(image), size, options, window)?;
+    let (width, height) = (window.columns.len() as u32, window.rows.len() as u32);
+    ImageBuffer::from_raw(width, height, bytes)
         .ok_or_else(|| Error::invalid("size", "the image is too large for memory"))
 }
 
@@ -143,13 +171,28 @@ pub fn resize<P: Pixel<Subpixel = u8>>(
 /// # Errors
 /// As [`resize`], and [`Error::Invalid`] when `pixels` does not hold `from` rows and columns.
 pub fn resize_bytes(pixels: &[u8], channels: usize, from: Size, to: Size, options: &ResizeOptions) -> Result<Vec<u8>> {
+    compute(pixels, channels, from, to, options, &Window::all(to))
+}
+
+fn compute(
+    pixels: &[u8],
+    channels: usize,
+    from: Size,
+    to: Size,
+    options: &ResizeOptions,
+    window: &Window,
+) -> Result<Vec<u8>> {
     let wanted = from.width as usize * from.height as usize * channels;
     if pixels.len() != wanted || !(1..=4).contains(&channels) {
         let reason = format!("{} bytes for {from:?} of {channels} channels", pixels.len());
         return Err(Error::invalid("pixels", reason));
     }
-    if wanted == 0 || to.width == 0 || to.height == 0 {
+    if wanted == 0 || window.columns.is_empty() || window.rows.is_empty() {
         return Err(Error::invalid("size", format!("cannot resize {from:?} to {to:?}")));
+    }
+    let (size, limit) = (window.columns.len() as u64 * window.rows.len() as u64, 1 << 28);
+    if size > limit {
+        return Err(Error::TooLarge { what: "the resized image (pixels)", size, limit });
     }
     let whole = [0.0, 0.0, from.width as f32, from.height as f32];
     let region = options.region.unwrap_or(whole);
@@ -158,28 +201,31 @@ pub fn resize_bytes(pixels: &[u8], channels: usize, from: Size, to: Size, option
     if !(left >= 0.0 && top >= 0.0 && right <= whole[2] && bottom <= whole[3] && left < right && top < bottom) {
         return Err(Error::invalid("region", format!("{region:?} in an image of {from:?}")));
     }
-    if from == to && region == whole {
-        return Ok(pixels.to_vec());
-    }
     let Some(kernel) = options.filter.kernel() else {
-        return Ok(passes::nearest(pixels, channels, from, to, region));
+        return Ok(passes::nearest(pixels, channels, from, to, region, window));
     };
-    let columns = (to.width != from.width || left != 0.0 || right != to.width as f32)
-        .then(|| filter::Weights::new(&kernel, from.width, left, right, to.width));
-    let rows = (to.height != from.height || top != 0.0 || bottom != to.height as f32)
-        .then(|| filter::Weights::new(&kernel, from.height, top, bottom, to.height));
+    let columns = (to.width != from.width
+        || left != 0.0
+        || right != to.width as f32
+        || window.columns.len() != to.width as usize)
+        .then(|| filter::Weights::new(&kernel, from.width, [left, right], to.width, window.columns.clone()));
+    let rows = (to.height != from.height
+        || top != 0.0
+        || bottom != to.height as f32
+        || window.rows.len() != to.height as usize)
+        .then(|| filter::Weights::new(&kernel, from.height, [top, bottom], to.height, window.rows.clone()));
     let vertical_first = options.order.vertical_first(from, to);
     Ok(match (columns, rows) {
         (Some(columns), Some(rows)) if vertical_first => {
             let middle = passes::vertical(pixels, channels, from.width, &rows);
-            passes::horizontal(&middle, channels, from.width, 0..to.height as usize, &columns)
+            passes::horizontal(&middle, channels, from.width, 0..window.rows.len(), &columns)
         }
         (Some(columns), Some(mut rows)) => {
-            // Rows outside the region are never read by the second pass.
+            // The second pass never reads the other rows.
             let used = rows.used();
             let middle = passes::horizontal(pixels, channels, from.width, used.clone(), &columns);
             rows.shift(used.start);
-            passes::vertical(&middle, channels, to.width, &rows)
+            passes::vertical(&middle, channels, window.columns.len() as u32, &rows)
         }
         (Some(columns), None) => passes::horizontal(pixels, channels, from.width, 0..from.height as usize, &columns),
         (None, Some(rows)) => passes::vertical(pixels, channels, from.width, &rows),

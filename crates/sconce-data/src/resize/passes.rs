@@ -1,7 +1,7 @@
 //! The two passes of a resize, and the nearest-neighbour copy.
 
-use super::Size;
 use super::filter::{PRECISION_BITS, Weights};
+use super::{Size, Window};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -115,8 +115,15 @@ fn column_sums(source: &[u8], row_len: usize, fixed: &[i32], out: &mut [u8]) {
 }
 
 /// Nearest neighbour: positions are accumulated, not multiplied, so that they drift as Pillow's do.
-pub(super) fn nearest(pixels: &[u8], channels: usize, from: Size, to: Size, region: [f32; 4]) -> Vec<u8> {
-    let positions = |out: u32, start: f32, end: f32| -> Vec<usize> {
+pub(super) fn nearest(
+    pixels: &[u8],
+    channels: usize,
+    from: Size,
+    to: Size,
+    region: [f32; 4],
+    window: &Window,
+) -> Vec<u8> {
+    let positions = |out: u32, start: f32, end: f32, wanted: &Range<u32>| -> Vec<usize> {
         let step = f64::from(end - start) / f64::from(out);
         let mut position = f64::from(start) + step * 0.5;
         let next = |_| {
@@ -124,13 +131,13 @@ pub(super) fn nearest(pixels: &[u8], channels: usize, from: Size, to: Size, regi
             position += step;
             here
         };
-        (0..out).map(next).collect()
+        (0..wanted.end).map(next).skip(wanted.start as usize).collect()
     };
-    let columns = positions(to.width, region[0], region[2]);
+    let columns = positions(to.width, region[0], region[2], &window.columns);
+    let rows = positions(to.height, region[1], region[3], &window.rows);
     let row_in = from.width as usize * channels;
-    let row_out = to.width as usize * channels;
-    let mut output = vec![0u8; to.height as usize * row_out];
-    let rows = positions(to.height, region[1], region[3]);
+    let row_out = columns.len() * channels;
+    let mut output = vec![0u8; rows.len() * row_out];
     for (out, row) in output.chunks_exact_mut(row_out).zip(rows) {
         let Some(line) = pixels.get(row * row_in..(row + 1) * row_in) else { continue };
         for (out, &column) in out.chunks_exact_mut(channels).zip(&columns) {
