@@ -121,8 +121,8 @@ impl Weights {
 
     /// The source positions that any output position reads.
     pub(super) fn used(&self) -> Range<usize> {
-        let ends = self.first.iter().zip(&self.count).map(|(first, count)| first + count);
-        self.first.first().copied().unwrap_or(0)..ends.last().unwrap_or(0)
+        let end = self.first.last().zip(self.count.last()).map_or(0, |(first, count)| first + count);
+        self.first.first().copied().unwrap_or(0)..end
     }
 
     /// Makes all positions relative to `start`.
