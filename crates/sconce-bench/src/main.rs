@@ -1,2 +1,54 @@
-//! Benchmarks.
-fn main() {}
+//! Benchmarks of sconce against plain candle: `cargo run --release -p sconce-bench -- ops`.
+
+mod measure;
+mod ops;
+
+use std::{error::Error, fs::File, io::BufWriter, path::PathBuf};
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Time the operations of sconce-ops against the same done with candle's own
+    Ops(Options),
+}
+
+/// How to measure.
+#[derive(clap::Args)]
+struct Options {
+    /// Run only the cases whose name contains this
+    #[arg(long, default_value = "")]
+    filter: String,
+    /// Timed rounds; each runs every contender once
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(7..))]
+    rounds: u32,
+    /// Write the figures to this file as well
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let Command::Ops(options) = Arguments::parse().command;
+    println!("{} threads, {} rounds, f32, times in milliseconds", rayon::current_num_threads(), options.rounds);
+    println!("ratio = ours / candle; spread = (third quartile - first quartile) / median\n");
+    println!("{}", measure::HEADER);
+    let mut rows = Vec::new();
+    for case in ops::cases()? {
+        if case.name().contains(&options.filter) {
+            let row = case.run(options.rounds)?;
+            println!("{row}");
+            rows.push(row);
+        }
+    }
+    if let Some(path) = &options.json {
+        serde_json::to_writer_pretty(BufWriter::new(File::create(path)?), &rows)?;
+    }
+    Ok(())
+}
