@@ -1,37 +1,34 @@
 //! DINO's backbone at its own and at other sizes, its attention and intermediate layers, its head.
 
 use candle_core::{DType, ModuleT, Tensor, Var};
-use sconce::backbones::vit::{Config, PosResample};
+use sconce::backbones::vit::PosResample;
 use sconce::backbones::{DinoHead, DinoHeadConfig, VisionTransformer};
-use sconce_tests::golden::{Case, Result, Weights, backward, check_gradients, check_outputs};
+use sconce_tests::golden::{Case, Result, Tensors, Weights, backward, check_double, check_gradients, check_outputs};
 
 use super::vit::{TimmArguments, check_taps, trace, train_mode};
 
 pub(crate) fn run(case: &Case) -> Result<()> {
-    let json = case.json()?;
-    let weights = Weights::new(&case.weights()?, "", DType::F32)?;
-    let io = case.tensors()?;
-    let input = Var::from_tensor(io.get("input")?)?;
+    let (json, io, tensors) = (case.json()?, case.tensors()?, case.weights()?);
     let train = train_mode(&json)?;
-    if weights.get("last_layer.weight_v").is_some() {
-        let head = DinoHead::new(&case.config::<DinoHeadConfig>()?, weights.vb(DType::F32))?;
-        let outputs = [head.forward_t(&input, train)?];
+    let weights = Weights::new(&tensors, "", DType::F32)?;
+    let double = Weights::new(&tensors, "", DType::F64)?;
+    let input = Var::from_tensor(io.get("input")?)?;
+    if tensors.find("last_layer.weight_v").is_some() {
+        let config: DinoHeadConfig = case.config()?;
+        let head = |weights: &Weights| DinoHead::new(&config, weights.vb());
+        let outputs = [head(&weights)?.forward_t(&input, train)?];
         check_outputs(&io, &outputs)?;
-        return check_gradients(&io, &backward(&io, &outputs)?, &input, &weights, |name| name.contains("running_"));
+        let statistics = |name: &str| name.contains("running_");
+        check_gradients(&io, &backward(&io, &outputs)?, &input, &weights, statistics)?;
+        return check_double(&io, |input| Ok(vec![head(&double)?.forward_t(input, train)?]));
     }
-    let mut config: Config = case.config::<TimmArguments>()?.into();
+    let mut config = case.config::<TimmArguments>()?.build(train)?;
     config.pos_resample = PosResample::Dino;
     if json["config"].get("num_classes").is_none() {
         config.num_classes = 0; // the class's own default
     }
-    let model = VisionTransformer::new(&config, weights.vb(DType::F32))?;
-    let count = (1..).take_while(|i| io.find(&format!("output{i}")).is_some()).count() + 1;
-    // The shape of the output tells which of the official methods made it.
-    let outputs: Vec<Tensor> = match io.get("output")?.rank() {
-        4 => vec![model.get_last_selfattention(&input)?],
-        3 => model.get_intermediate_layers(&input, count)?,
-        _ => vec![model.forward_t(&input, train)?],
-    };
+    let model = VisionTransformer::new(&config, weights.vb())?;
+    let outputs = forward(&model, &io, &input, train)?;
     check_outputs(&io, &outputs)?;
     check_taps(&io, &trace(&model, &input, train)?)?;
     let last = format!("blocks.{}.", config.depth.saturating_sub(1));
@@ -41,5 +38,17 @@ pub(crate) fn run(case: &Case) -> Result<()> {
         Some(rest) => attention && !rest.starts_with("norm1") && !rest.starts_with("attn.qkv"),
         None => attention && name.starts_with("norm."),
     };
-    check_gradients(&io, &backward(&io, &outputs)?, &input, &weights, idle)
+    check_gradients(&io, &backward(&io, &outputs)?, &input, &weights, idle)?;
+    let model = VisionTransformer::new(&config, double.vb())?;
+    check_double(&io, |input| forward(&model, &io, input, train))
+}
+
+/// The shape and the number of the outputs tell which of the official methods made them.
+fn forward(model: &VisionTransformer, io: &Tensors, input: &Tensor, train: bool) -> Result<Vec<Tensor>> {
+    let count = (1..).take_while(|i| io.find(&format!("output{i}")).is_some()).count() + 1;
+    Ok(match io.get("output")?.rank() {
+        4 => vec![model.get_last_selfattention(input)?],
+        3 => model.get_intermediate_layers(input, count)?,
+        _ => vec![model.forward_t(input, train)?],
+    })
 }

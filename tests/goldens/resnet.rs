@@ -60,7 +60,7 @@ fn model(arguments: &Arguments, tensors: &Tensors) -> Result<(ResNet, Weights)> 
         output_stride: arguments.output_stride.unwrap_or(default.output_stride),
         ..default
     };
-    let model = ResNet::new(&config, weights.vb(DType::F32))?;
+    let model = ResNet::new(&config, weights.vb())?;
     let untouched = weights.untouched();
     if !untouched.is_empty() {
         return Err(format!("the model has no use for {untouched:?}").into());
@@ -70,6 +70,10 @@ fn model(arguments: &Arguments, tensors: &Tensors) -> Result<(ResNet, Weights)> 
 
 fn evaluation(case: &Case, arguments: Arguments) -> Result<()> {
     let io = case.tensors()?;
+    let looked_at = |name: &str| ["in.", "param.", "out.", "grad."].iter().any(|prefix| name.starts_with(prefix));
+    if let Some((name, _)) = io.iter().find(|(name, _)| !looked_at(name)) {
+        return Err(format!("nothing looks at the tensor {name}").into());
+    }
     let (model, weights) = model(&arguments, &io)?;
     let xs = io.get("in.x")?;
     let taps = taps(&model, xs)?;

@@ -6,7 +6,9 @@ use candle_core::{DType, Device, Module, ModuleT, Tensor, Var};
 use sconce::backbones::vit::{Block, Config, HuggingFaceConfig, HuggingFaceKeys, Pool, PosResample};
 use sconce::backbones::{Backbone, VisionTransformer};
 use sconce::nn::{Checkpoint, LoadOptions, ParamStore};
-use sconce_tests::golden::{Case, OUTPUT, Result, Tensors, Weights, backward, check_gradients, check_outputs, compare};
+use sconce_tests::golden::{
+    Case, OUTPUT, Result, Tensors, Weights, backward, check_double, check_gradients, check_outputs, compare,
+};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -16,21 +18,16 @@ pub(crate) fn run(case: &Case) -> Result<()> {
         return positions(case, serde_json::from_value(json)?);
     }
     let hugging_face = json["config"].get("hidden_size").is_some();
-    let weights = Weights::new(&case.weights()?, "", DType::F32)?;
-    let train = train_mode(&json)?;
+    let (names, train) = (case.weights()?, train_mode(&json)?);
+    let file = Checkpoint::open(case.path("weights.safetensors"))?;
     if hugging_face {
         let config = hugging_face_config(&json["config"])?;
-        let keys = HuggingFaceKeys::detect(weights.iter().map(|(name, _)| name))?;
-        let model = VisionTransformer::new(&config, weights.vb_with(DType::F32, keys.clone()))?;
-        model_case(case, &model, &weights, train)?;
-        let file = Checkpoint::open(case.path("weights.safetensors"))?.with_map(keys);
-        return loaded(case, &config, &file, train);
+        let keys = HuggingFaceKeys::detect(names.iter().map(|(name, _)| name))?;
+        return model_case(case, &config, &file.with_map(keys.clone()), train, Some(&keys));
     }
-    let mut config: Config = case.config::<TimmArguments>()?.into();
-    config.distilled = weights.get("dist_token").is_some();
-    let model = VisionTransformer::new(&config, weights.vb(DType::F32))?;
-    model_case(case, &model, &weights, train)?;
-    loaded(case, &config, &Checkpoint::open(case.path("weights.safetensors"))?, train)
+    let mut config: Config = case.config::<TimmArguments>()?.build(train)?;
+    config.distilled = names.find("dist_token").is_some();
+    model_case(case, &config, &file, train, None)
 }
 
 /// Whether the case was run in training mode.
@@ -82,6 +79,11 @@ pub(crate) struct TimmArguments {
     qkv_bias: Option<bool>,
     init_values: Option<f64>,
     global_pool: Option<Pool>,
+    drop_rate: Option<f64>,
+    pos_drop_rate: Option<f64>,
+    proj_drop_rate: Option<f64>,
+    attn_drop_rate: Option<f64>,
+    drop_path_rate: Option<f64>,
     /// Size of the input where it is not the configured one.
     #[serde(rename = "input")]
     _input: Option<Vec<usize>>,
@@ -95,10 +97,22 @@ fn three() -> usize {
     3
 }
 
-impl From<TimmArguments> for Config {
-    fn from(arguments: TimmArguments) -> Self {
+impl TimmArguments {
+    /// The library's options. Dropout changes nothing outside of training, and in training no two programs agree on it.
+    pub(crate) fn build(self, train: bool) -> Result<Config> {
+        let arguments = self;
+        let drops = [
+            arguments.drop_rate,
+            arguments.pos_drop_rate,
+            arguments.proj_drop_rate,
+            arguments.attn_drop_rate,
+            arguments.drop_path_rate,
+        ];
+        if train && drops.iter().any(|rate| rate.is_some_and(|rate| rate != 0.0)) {
+            return Err("config: dropout in training mode cannot be compared".into());
+        }
         let default = Config::vit_base_patch16_224();
-        Config {
+        Ok(Config {
             img_size: arguments.img_size,
             patch_size: arguments.patch_size,
             embed_dim: arguments.embed_dim,
@@ -111,7 +125,7 @@ impl From<TimmArguments> for Config {
             init_values: arguments.init_values,
             global_pool: arguments.global_pool.unwrap_or_default(),
             ..default
-        }
+        })
     }
 }
 
@@ -164,20 +178,37 @@ fn hugging_face_config(json: &Value) -> Result<Config> {
     Ok(Config::try_from(&hf)?)
 }
 
-/// Outputs, taps and gradients of one model.
-fn model_case(case: &Case, model: &VisionTransformer, weights: &Weights, train: bool) -> Result<()> {
-    let io = case.tensors()?;
+/// Outputs, taps and gradients of one model, in both precisions, on a builder of the golden weights.
+fn model_case(
+    case: &Case,
+    config: &Config,
+    file: &Checkpoint,
+    train: bool,
+    keys: Option<&HuggingFaceKeys>,
+) -> Result<()> {
+    let vb = |weights: &Weights| match keys {
+        Some(keys) => weights.vb_with(keys.clone()),
+        None => weights.vb(),
+    };
+    let (io, tensors) = (case.tensors()?, case.weights()?);
+    let weights = Weights::new(&tensors, "", DType::F32)?;
+    let model = VisionTransformer::new(config, vb(&weights))?;
     let input = Var::from_tensor(io.get("input")?)?;
-    let outputs = forward(model, &io, &input, train)?;
+    let outputs = forward(&model, &io, &input, train)?;
     check_outputs(&io, &outputs)?;
-    check_taps(&io, &trace(model, &input, train)?)?;
-    // A model without classifier may still be handed a file with one.
+    check_taps(&io, &trace(&model, &input, train)?)?;
+    // Bare models of Hugging Face come with a pooler, which has no place in the architecture.
     let pooler = |name: &str| name.contains("pooler");
     let untouched: Vec<_> = weights.untouched().into_iter().filter(|name| !pooler(name)).collect();
     if !untouched.is_empty() {
         return Err(format!("the model has no use for {untouched:?}").into());
     }
-    check_gradients(&io, &backward(&io, &outputs)?, &input, weights, pooler)
+    check_gradients(&io, &backward(&io, &outputs)?, &input, &weights, pooler)?;
+
+    let double = Weights::new(&tensors, "", DType::F64)?;
+    let model = VisionTransformer::new(config, vb(&double))?;
+    check_double(&io, |input| forward(&model, &io, input, train))?;
+    loaded(&io, config, file, train)
 }
 
 /// Two outputs are those of the two heads, one of rank 3 is all tokens, and everything else the usual output.
@@ -193,12 +224,11 @@ fn forward(model: &VisionTransformer, io: &Tensors, input: &Tensor, train: bool)
 }
 
 /// The same weights by the library's own way from a file: a strict load leaves nothing over, and the outputs agree.
-fn loaded(case: &Case, config: &Config, file: &Checkpoint, train: bool) -> Result<()> {
-    let io = case.tensors()?;
+fn loaded(io: &Tensors, config: &Config, file: &Checkpoint, train: bool) -> Result<()> {
     let store = ParamStore::new(1, DType::F32, &Device::Cpu);
     let model = VisionTransformer::new(config, store.vb())?;
     store.load(file, &LoadOptions::default().ignore("*pooler*"))?;
-    check_outputs(&io, &forward(&model, &io, io.get("input")?, train)?)
+    check_outputs(io, &forward(&model, io, io.get("input")?, train)?)
 }
 
 /// Everything that a forward hook could see, under the names of the modules.

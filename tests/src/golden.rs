@@ -13,9 +13,9 @@ mod tensors;
 mod weights;
 
 pub use case::{Case, discover, folder};
-pub use compare::{GRADIENT, OUTPUT, Tolerance, compare, equal};
+pub use compare::{DOUBLE, GRADIENT, OUTPUT, Tolerance, compare, equal};
 pub use tensors::Tensors;
-pub use weights::{Weights, backward, check_gradients, check_outputs};
+pub use weights::{Weights, backward, check_double, check_gradients, check_outputs};
 
 /// What a case can fail with; the message says what was compared and where it differs.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;

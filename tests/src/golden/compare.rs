@@ -16,6 +16,10 @@ pub struct Tolerance {
 /// For outputs and for taps inside a model.
 pub const OUTPUT: Tolerance = Tolerance { relative: 1e-4, absolute: 1e-5 };
 
+/// For what is computed in double precision on both sides. It leaves room for references that round to single precision on
+/// the way, as Hugging Face's do, and none for a layer norm's epsilon of 1e-6 in place of 1e-12.
+pub const DOUBLE: Tolerance = Tolerance { relative: 1e-6, absolute: 1e-12 };
+
 /// For gradients: a share of the largest alone.
 pub const GRADIENT: Tolerance = Tolerance { relative: 5e-4, absolute: 0.0 };
 

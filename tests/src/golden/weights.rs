@@ -9,7 +9,7 @@ use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 use sconce::nn::{KeyMap, Source};
 
-use super::{GRADIENT, OUTPUT, Result, Tensors, compare};
+use super::{DOUBLE, GRADIENT, OUTPUT, Result, Tensors, compare};
 
 /// Trainable weights by official name; a model built on [`Weights::vb`] sends its gradients back to them.
 #[derive(Debug, Clone)]
@@ -18,6 +18,7 @@ pub struct Weights(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     vars: BTreeMap<String, Var>,
+    dtype: DType,
     used: Mutex<BTreeSet<String>>,
 }
 
@@ -32,18 +33,18 @@ impl Weights {
             let dtype = if tensor.dtype().is_float() { dtype } else { tensor.dtype() };
             vars.insert(name.to_owned(), Var::from_tensor(&tensor.to_dtype(dtype)?)?);
         }
-        Ok(Self(Arc::new(Inner { vars, used: Mutex::default() })))
+        Ok(Self(Arc::new(Inner { vars, dtype, used: Mutex::default() })))
     }
 
     /// A builder that finds the weights under their own names and fails on any other.
-    pub fn vb(&self, dtype: DType) -> VarBuilder<'static> {
-        VarBuilder::from_backend(Box::new(self.clone()), dtype, Device::Cpu)
+    pub fn vb(&self) -> VarBuilder<'static> {
+        VarBuilder::from_backend(Box::new(self.clone()), self.0.dtype, Device::Cpu)
     }
 
     /// As [`vb`](Self::vb) for a model that has other names than the file. Gradients still come back to the file's.
-    pub fn vb_with(&self, dtype: DType, map: impl KeyMap + 'static) -> VarBuilder<'static> {
+    pub fn vb_with(&self, map: impl KeyMap + 'static) -> VarBuilder<'static> {
         let mapped = Mapped { weights: self.clone(), map: Box::new(map) };
-        VarBuilder::from_backend(Box::new(mapped), dtype, Device::Cpu)
+        VarBuilder::from_backend(Box::new(mapped), self.0.dtype, Device::Cpu)
     }
 
     /// A weight by its official name.
@@ -141,6 +142,7 @@ fn numbered(stem: &str, index: usize) -> String {
 /// # Errors
 /// When one differs, is missing or is too many.
 pub fn check_outputs(io: &Tensors, outputs: &[Tensor]) -> Result<()> {
+    known(io)?;
     let wanted = (0..).take_while(|&i| io.find(&numbered("output", i)).is_some()).count();
     if wanted != outputs.len() {
         return Err(format!("{} outputs instead of {wanted}", outputs.len()).into());
@@ -149,6 +151,46 @@ pub fn check_outputs(io: &Tensors, outputs: &[Tensor]) -> Result<()> {
         let name = numbered("output", i);
         let reference = io.find(&format!("{name}_f64")).map_or_else(|| io.get(&name), Ok)?;
         compare(&name, output, reference, OUTPUT)?;
+    }
+    Ok(())
+}
+
+/// Every tensor of the file must be one that is looked at: a kind that is not known must not pass unseen.
+fn known(io: &Tensors) -> Result<()> {
+    let numbered = |name: &str| {
+        let name = name.strip_suffix("_f64").unwrap_or(name);
+        let rest = name.strip_prefix("output").or_else(|| name.strip_prefix("cotangent"));
+        rest.is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit()))
+    };
+    let named = |name: &str| matches!(name, "input" | "grad.input" | "grad.input_f64");
+    let tapped = |name: &str| name.starts_with("grad.param.") || name.starts_with("mid.");
+    match io.iter().find(|(name, _)| !numbered(name) && !named(name) && !tapped(name)) {
+        Some((name, _)) => Err(format!("nothing looks at the tensor {name}").into()),
+        None => Ok(()),
+    }
+}
+
+/// Runs the case in double precision, where the file has it, against the reference in double precision.
+///
+/// # Errors
+/// When an output or the gradient of the input differs.
+pub fn check_double(
+    io: &Tensors,
+    tolerance: Tolerance,
+    forward: impl FnOnce(&Tensor) -> Result<Vec<Tensor>>,
+) -> Result<()> {
+    if io.find("output_f64").is_none() {
+        return Ok(());
+    }
+    let input = Var::from_tensor(&io.get("input")?.to_dtype(DType::F64)?)?;
+    let outputs = forward(&input)?;
+    for (i, output) in outputs.iter().enumerate() {
+        let name = format!("{}_f64", numbered("output", i));
+        compare(&name, output, io.get(&name)?, DOUBLE)?;
+    }
+    if let Some(reference) = io.find("grad.input_f64") {
+        let grads = backward(io, &outputs)?;
+        compare("grad.input_f64", grads.get(&input).ok_or("the input has no gradient")?, reference, DOUBLE)?;
     }
     Ok(())
 }
