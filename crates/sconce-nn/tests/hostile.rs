@@ -24,12 +24,17 @@ fn read_all(bytes: &[u8]) -> bool {
 
 /// Several hundred mutations of one file: cut at many lengths, flip bits, overwrite, insert and remove bytes.
 fn mutate(original: &[u8], seed: u64) -> (usize, usize) {
-    assert!(read_all(original));
+    mutate_with(original, seed, read_all)
+}
+
+/// How many mutations were tried and how many of them `read` refused.
+fn mutate_with(original: &[u8], seed: u64, read: impl Fn(&[u8]) -> bool) -> (usize, usize) {
+    assert!(read(original));
     let random = Generator::new(seed);
     let (mut tried, mut refused) = (0, 0);
     let mut attempt = |bytes: &[u8]| {
         tried += 1;
-        refused += usize::from(!read_all(bytes));
+        refused += usize::from(!read(bytes));
     };
     for i in 0..100 {
         attempt(&original[..original.len() * i / 100]);
@@ -72,6 +77,20 @@ fn safetensors() -> Vec<u8> {
 fn mutated_safetensors() {
     let (tried, refused) = mutate(&safetensors(), 1);
     assert!(tried >= 400 && refused > 150, "{refused} of {tried} refused");
+}
+
+#[test]
+fn mutated_index_files() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("1.safetensors"), safetensors()).unwrap();
+    let path = folder.path().join("model.safetensors.index.json");
+    let map: Vec<String> = (0..6).map(|i| format!(r#""layer.{i}.weight": "1.safetensors""#)).collect();
+    let index = format!(r#"{{"metadata": {{"total_size": 120}}, "weight_map": {{{}}}}}"#, map.join(", "));
+    let (tried, refused) = mutate_with(index.as_bytes(), 2, |bytes| {
+        std::fs::write(&path, bytes).unwrap();
+        Checkpoint::open(&path).is_ok_and(|all| all.names().all(|name| all.tensor(name, &Device::Cpu).is_ok()))
+    });
+    assert!(tried >= 400 && refused > 300, "{refused} of {tried} refused");
 }
 
 #[test]
