@@ -175,8 +175,7 @@ fn lars_leaves_the_rate_of_zero_norms_alone() -> Result<()> {
 fn loops_and_tensor_operations_agree() -> Result<()> {
     fn compare<R: Rule>(rule: R) -> Result<()> {
         let (_, var) = var("w", &[7, 11], 5, DType::F64);
-        let mut scalars =
-            StepScalars { step: 0, lr: 0.1, weight_decay: 0.03, grad_scale: 0.6, rank: 2, ratio: 1. };
+        let mut scalars = StepScalars { step: 0, lr: 0.1, weight_decay: 0.03, grad_scale: 0.6, rank: 2, ratio: 1. };
         let mut param = values(&var);
         let mut tensor = var.as_detached_tensor().copy()?;
         let count = rule.buffers().len();

@@ -7,10 +7,8 @@ use sconce_train::schedule::{Dassl, DasslSchedule, DasslWarmup, Schedule};
 
 /// A file of the golden set: of the folder that `SCONCE_GOLDEN_DIR` names, or of the set in the repository.
 fn golden(name: &str) -> Option<String> {
-    let folder = std::env::var_os("SCONCE_GOLDEN_DIR").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden"),
-        PathBuf::from,
-    );
+    let folder = std::env::var_os("SCONCE_GOLDEN_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden"), PathBuf::from);
     let path = folder.join(name);
     if !path.exists() {
         eprintln!("skipped: there is no {}", path.display());

@@ -90,3 +90,33 @@ pub trait Optimizer: Send {
     /// or type. The optimiser is then as it was.
     fn load_state(&mut self, state: &OptimizerState) -> Result<()>;
 }
+
+impl<O: Optimizer + ?Sized> Optimizer for Box<O> {
+    fn step(&mut self, grads: &GradStore) -> Result<StepReport> {
+        (**self).step(grads)
+    }
+    fn lr(&self) -> f64 {
+        (**self).lr()
+    }
+    fn set_lr(&mut self, lr: f64) {
+        (**self).set_lr(lr);
+    }
+    fn weight_decay(&self) -> f64 {
+        (**self).weight_decay()
+    }
+    fn set_weight_decay(&mut self, weight_decay: f64) {
+        (**self).set_weight_decay(weight_decay);
+    }
+    fn groups(&self) -> &ParamGroups {
+        (**self).groups()
+    }
+    fn groups_mut(&mut self) -> &mut ParamGroups {
+        (**self).groups_mut()
+    }
+    fn state(&self) -> Result<OptimizerState> {
+        (**self).state()
+    }
+    fn load_state(&mut self, state: &OptimizerState) -> Result<()> {
+        (**self).load_state(state)
+    }
+}
