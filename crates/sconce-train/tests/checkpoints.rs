@@ -84,7 +84,7 @@ fn every_flipped_bit_and_every_truncation_is_noticed() -> Result<()> {
     let intact = std::fs::read(&path).unwrap();
     // All of the lengths and a bit of every byte: some 4,000 files, in memory.
     let damaged = folder.path().join("b");
-    let mut check = |bytes: &[u8], what: String| {
+    let check = |bytes: &[u8], what: String| {
         std::fs::write(&damaged, bytes).unwrap();
         match read(&damaged) {
             Err(Error::CorruptCheckpoint { .. }) => {}

@@ -317,6 +317,21 @@ fn gradients_that_do_not_fit_are_errors() -> Result<()> {
     Ok(())
 }
 
+/// The gradient of `a . b` for `a` has the values of `b`; here it is `b`.
+#[test]
+fn gradients_that_are_parameters_are_read_before_they_change() -> Result<()> {
+    let a = Var::new(&[1f64, 2.], &Device::Cpu)?;
+    let b = Var::new(&[3f64, 5.], &Device::Cpu)?;
+    let groups = ParamGroups::new([("a".to_owned(), a.clone()), ("b".to_owned(), b.clone())])?;
+    let mut optimizer = Sgd::new(groups, SgdConfig { lr: 1., ..SgdConfig::default() })?;
+    let mut grads = GradStore::default();
+    grads.insert(&a, b.as_tensor().clone());
+    grads.insert(&b, b.as_tensor().clone());
+    optimizer.step(&grads)?;
+    assert_eq!((values(&a), values(&b)), (vec![-2., -3.], vec![0., 0.]));
+    Ok(())
+}
+
 /// Bias correction of a parameter that joins late starts with it.
 #[test]
 fn each_parameter_counts_its_own_steps() -> Result<()> {

@@ -9,8 +9,8 @@ use crate::{Error, Result};
 
 /// A CSV file with the column `step` and one for each scalar.
 ///
-/// The columns are fixed when the file is opened, since a later row cannot add one: a scalar without a
-/// column is an error, a column without a scalar stays empty. Numbers are written so that reading
+/// The columns are fixed when the file is opened, since a later row cannot add one: scalars without a
+/// column are left out, columns without a scalar stay empty. Numbers are written so that reading
 /// them gives the same bits.
 #[derive(Debug)]
 pub struct CsvLog {
@@ -63,11 +63,9 @@ impl Log for CsvLog {
     fn write(&mut self, step: u64, values: &[(&str, f64)]) -> Result<()> {
         let mut cells = vec![String::new(); self.columns.len()];
         for (name, value) in values {
-            let Some(index) = self.columns.iter().position(|column| column == name) else {
-                let reason = format!("there is no column for {name}");
-                return Err(Error::Log { path: self.path.clone(), reason });
-            };
-            cells[index] = value.to_string();
+            if let Some(index) = self.columns.iter().position(|column| column == name) {
+                cells[index] = value.to_string();
+            }
         }
         let row = format!("{step},{}\n", cells.join(","));
         self.file.write_all(row.as_bytes()).map_err(Error::io(&self.path))
@@ -111,10 +109,8 @@ mod tests {
         let path = folder.path().join("log.csv");
         let columns = ["loss", "lr", "a,\"b\""];
         let mut log = CsvLog::append(&path, &columns)?;
-        log.write(1, &[("loss", 0.1), ("lr", 1e-5)])?;
+        log.write(1, &[("loss", 0.1), ("other", 7.), ("lr", 1e-5)])?;
         log.write(2, &[("lr", 0.2), ("a,\"b\"", f64::NAN)])?;
-        let unknown = log.write(3, &[("x", 1.)]);
-        assert!(matches!(unknown, Err(Error::Log { reason, .. }) if reason.contains('x')));
         let read = || std::fs::read_to_string(&path).unwrap();
         assert_eq!(read(), "step,loss,lr,\"a,\"\"b\"\"\"\n1,0.1,0.00001,\n2,,0.2,NaN\n");
         log.rewind(1)?;

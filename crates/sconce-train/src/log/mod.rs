@@ -15,7 +15,7 @@ pub trait Log: Send {
     /// Writes the values of one step; they are on their way to disk when this returns.
     ///
     /// # Errors
-    /// The file cannot be written; a name that the format has no place for.
+    /// The file cannot be written.
     fn write(&mut self, step: u64, values: &[(&str, f64)]) -> Result<()>;
 
     /// Forgets what was written for steps after `step`, before training is resumed from there.

@@ -1,6 +1,6 @@
 //! Gradient norms: clipping and the search for values that are not finite.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -49,50 +49,40 @@ pub enum NonFinite {
 
 /// Sum of squares of each tensor, in `f64`; not finite where and only where an element is not.
 ///
-/// Gradients are contiguous.
+/// Gradients are contiguous. Those of another device are fetched together, to wait for it once.
 pub(crate) fn sums_of_squares(tensors: &[&Tensor]) -> Result<Vec<f64>> {
-    let sums: Vec<f64> = tensors.par_iter().map(|tensor| sum_of_squares(tensor)).collect::<candle_core::Result<_>>()?;
+    let mut sums: Vec<f64> = if tensors.iter().all(|tensor| tensor.device().is_cpu()) {
+        tensors.par_iter().map(|tensor| on_cpu(tensor)).collect::<candle_core::Result<_>>()?
+    } else {
+        let sums = tensors
+            .iter()
+            .map(|tensor| tensor.to_dtype(DType::F32)?.sqr()?.sum_all())
+            .collect::<candle_core::Result<Vec<_>>>()?;
+        Tensor::stack(&sums, 0)?.to_dtype(DType::F64)?.to_vec1()?
+    };
+    for (sum, tensor) in sums.iter_mut().zip(tensors).filter(|(sum, _)| !sum.is_finite()) {
+        // The squares of large finite values overflow before the values do.
+        *sum = if is_finite(tensor)? { f64::MAX } else { f64::NAN };
+    }
     Ok(sums)
 }
 
-fn sum_of_squares(tensor: &Tensor) -> candle_core::Result<f64> {
-    if tensor.elem_count() == 0 {
-        return Ok(0.);
+fn on_cpu(tensor: &Tensor) -> candle_core::Result<f64> {
+    match tensor.dtype() {
+        DType::F64 => kernel::read::<f64, _>(tensor, |xs| kernel::sum_of_squares(xs, None)),
+        DType::F32 => kernel::read::<f32, _>(tensor, |xs| kernel::sum_of_squares(xs, None)),
+        _ => kernel::read::<f32, _>(&tensor.to_dtype(DType::F32)?, |xs| kernel::sum_of_squares(xs, None)),
     }
-    let sum = if !tensor.device().is_cpu() {
-        let wide = tensor.to_dtype(DType::F32)?;
-        wide.sqr()?.sum_all()?.to_scalar::<f32>()?.into()
-    } else if tensor.dtype() == DType::F64 {
-        kernel::read::<f64, _>(tensor, |xs| kernel::sum_of_squares(xs, None))?
-    } else if tensor.dtype() == DType::F32 {
-        kernel::read::<f32, _>(tensor, |xs| kernel::sum_of_squares(xs, None))?
-    } else {
-        let wide = tensor.to_dtype(DType::F32)?;
-        kernel::read::<f32, _>(&wide, |xs| kernel::sum_of_squares(xs, None))?
-    };
-    if sum.is_finite() {
-        return Ok(sum);
-    }
-    // The squares of large finite values overflow before the values do.
-    let largest = tensor.abs()?.max_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-    let has_nan = tensor.ne(tensor)?.sum_all_u32()? > 0;
-    Ok(if largest.is_finite() && !has_nan { f64::MAX } else { f64::NAN })
 }
 
-trait SumU32 {
-    fn sum_all_u32(&self) -> candle_core::Result<u32>;
-}
-
-impl SumU32 for Tensor {
-    fn sum_all_u32(&self) -> candle_core::Result<u32> {
-        self.to_dtype(DType::U32)?.sum_all()?.to_scalar::<u32>()
-    }
+fn is_finite(tensor: &Tensor) -> candle_core::Result<bool> {
+    let wide = tensor.flatten_all()?.to_dtype(DType::F64)?.to_device(&Device::Cpu)?;
+    kernel::read::<f64, _>(&wide, |xs| xs.iter().all(|x| x.is_finite()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
 
     #[test]
     fn factors_follow_the_norm() {

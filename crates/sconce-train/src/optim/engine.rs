@@ -1,9 +1,9 @@
 //! The part that all optimisers share: groups, clipping, state, and the one pass.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Storage, Tensor, Var};
 use rayon::prelude::*;
 
 use super::clip::sums_of_squares;
@@ -127,6 +127,7 @@ impl<R: Rule> Fused<R> {
     /// Gradients that fit, contiguous, each with the index of its slot.
     fn gather(&self, grads: &GradStore) -> Result<Vec<(usize, Tensor)>> {
         let mut found = Vec::with_capacity(self.slots.len());
+        let written: HashSet<_> = self.groups.iter().map(|(_, param)| address(&param.var)).collect();
         for (index, (_, Param { name, var })) in self.groups.iter().enumerate() {
             let Some(grad) = grads.get(var) else { continue };
             if grad.shape() != var.shape() || grad.dtype() != var.dtype() {
@@ -138,7 +139,10 @@ impl<R: Rule> Fused<R> {
                     found_dtype: grad.dtype(),
                 });
             }
-            found.push((index, grad.detach().contiguous()?));
+            let grad = grad.detach().contiguous()?;
+            // A gradient that lives in a parameter would change while it is read.
+            let grad = if written.contains(&address(&grad)) { grad.copy()? } else { grad };
+            found.push((index, grad));
         }
         if found.is_empty() {
             let parameters = self.slots.len();
@@ -322,6 +326,12 @@ impl<R: Rule> Optimizer for Fused<R> {
         (self.lr, self.weight_decay, self.slots) = (lr, weight_decay, slots);
         Ok(())
     }
+}
+
+/// Where the storage of a tensor lies: equal for tensors that share it.
+fn address(tensor: &Tensor) -> usize {
+    let (storage, _) = tensor.storage_and_layout();
+    std::ptr::from_ref::<Storage>(&storage).addr()
 }
 
 const SECTION: &str = "optimizer state";
