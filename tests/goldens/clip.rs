@@ -3,8 +3,8 @@
 use sconce::candle::{DType, Device, Tensor};
 use sconce::clip::model::ModifiedResNet;
 use sconce::clip::{
-    Clip, ClipOutput, Config, ImageTower, Pairing, ResNetConfig, TextConfig, TransformerConfig, VisionConfig, VitConfig,
-    class_weights, contrastive_loss, normalize, openai_names,
+    Clip, ClipOutput, Config, ImageTower, Pairing, ResNetConfig, TextConfig, TransformerConfig, VisionConfig,
+    VitConfig, class_weights, contrastive_loss, normalize, openai_names,
 };
 use sconce::nn::{Activation, Checkpoint};
 use sconce_tests::golden::{Case, GRADIENT, OUTPUT, Result, Tensors, Weights, compare};

@@ -36,11 +36,8 @@ pub(crate) fn run(case: &Case) -> Result<()> {
     let config = TokenizerConfig { context_length: file.meta.context, ..Default::default() };
     let openai = ClipTokenizer::new(&config)?;
     let cutting = ClipTokenizer::new(&TokenizerConfig { truncate: true, ..config.clone() })?;
-    let open_clip = ClipTokenizer::new(&TokenizerConfig {
-        special_tokens: SpecialTokens::OpenClip,
-        truncate: true,
-        ..config
-    })?;
+    let open_clip =
+        ClipTokenizer::new(&TokenizerConfig { special_tokens: SpecialTokens::OpenClip, truncate: true, ..config })?;
     let json = JsonTokenizer::from_bytes(openai.to_tokenizer_json().to_string().as_bytes(), file.meta.context)?;
     let ends = (openai.start_token(), openai.end_token());
     if ends != (file.meta.sot, file.meta.eot) {

@@ -6,7 +6,7 @@ use crate::{
     weights::{Watched, load_options, openai_names},
 };
 use candle_core::{DType, Device, Tensor};
-use sconce_data::{Picture, Preprocess};
+use sconce_data::{Picture, Preprocess, ResizeMode, Size};
 use sconce_nn::{Checkpoint, LoadReport, ParamStore, SaveOptions};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -80,6 +80,39 @@ impl Pretrained {
         })
     }
 
+    /// Checks that the parts go together.
+    ///
+    /// # Errors
+    /// As [`Config::validate`]; [`Error::Config`] when pictures come out in another size than the model takes.
+    pub fn validate(&self) -> Result<()> {
+        self.model.validate()?;
+        let (side, size) = (self.model.vision.image_size(), self.preprocess.size);
+        if (size.width as usize, size.height as usize) != (side, side) {
+            let (width, height) = (size.width, size.height);
+            return Err(Error::Config(format!(
+                "pictures of {width} x {height} for a model that takes {side} x {side}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// The same for square pictures of another size.
+    ///
+    /// # Errors
+    /// As [`Self::validate`].
+    pub fn with_image_size(mut self, side: u32) -> Result<Self> {
+        self.model = self.model.with_image_size(side as usize);
+        self.preprocess.size = Size::square(side);
+        self.preprocess.resize = match self.preprocess.resize {
+            ResizeMode::None => ResizeMode::None,
+            ResizeMode::ShorterSide(_) => ResizeMode::ShorterSide(side),
+            ResizeMode::Exact(_) => ResizeMode::Exact(Size::square(side)),
+            ResizeMode::PadToSquare(_) => ResizeMode::PadToSquare(side),
+        };
+        self.validate()?;
+        Ok(self)
+    }
+
     /// Reads what lies beside the weights in a folder: our `config.json`, Hugging Face's (with `tokenizer.json` and
     /// `preprocessor_config.json` where there are any) or `open_clip_config.json`. Without a configuration, or for a path that
     /// is a file, the sizes are inferred from the checkpoint.
@@ -103,7 +136,7 @@ impl Pretrained {
     fn from_folder(folder: &Path, json: &Value, file: &Path) -> Result<Self> {
         if json.get("model").is_some() && json.get("tokenizer").is_some() {
             let record = Self::deserialize(json).map_err(|source| Error::Json { path: file.to_owned(), source })?;
-            record.model.validate()?;
+            record.validate()?;
             return Ok(record);
         }
         let model = Config::from_json(json)?;
@@ -209,6 +242,7 @@ impl Bundle {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
+        pretrained.validate()?;
         let tokenizer = pretrained.tokenizer(&folder_of(path))?;
         let (watched, options) = (Watched::new(checkpoint)?, load_options());
         let model = Clip::new(&pretrained.model, watched.checkpoint().vb_with(dtype, device, &options))?;
@@ -234,6 +268,7 @@ impl Bundle {
     /// # Errors
     /// As [`Clip::new`] and [`Pretrained::tokenizer`].
     pub fn new(pretrained: Pretrained, path: &Path, store: &ParamStore) -> Result<Self> {
+        pretrained.validate()?;
         let tokenizer = pretrained.tokenizer(&folder_of(path))?;
         let model = Clip::new(&pretrained.model, store.vb())?;
         Ok(Self { model, tokenizer, pretrained })

@@ -185,7 +185,8 @@ fn open_clip(json: &Value) -> Result<Config> {
     };
     let vision = match (vision.layers, vision.patch_size) {
         (Layers::Vit(depth), Some(patch_size)) => {
-            let heads = Some(vision.width / vision.head_width.max(1));
+            // A head of width 0 gives no heads, which is refused.
+            let heads = Some(vision.width.checked_div(vision.head_width).unwrap_or(0));
             let transformer = TransformerConfig {
                 heads,
                 mlp_ratio: vision.mlp_ratio,
@@ -195,7 +196,7 @@ fn open_clip(json: &Value) -> Result<Config> {
             VisionConfig::Vit(VitConfig { image_size: vision.image_size, patch_size, transformer })
         }
         (Layers::ResNet(depths), None) => {
-            let heads = Some(vision.width * 32 / vision.head_width.max(1));
+            let heads = Some(vision.width.saturating_mul(32).checked_div(vision.head_width).unwrap_or(0));
             VisionConfig::ResNet(ResNetConfig { image_size: vision.image_size, depths, width: vision.width, heads })
         }
         _ => return Err(Error::Config("a ViT has a number of layers and a patch size, a ResNet four and none".into())),
@@ -252,6 +253,8 @@ mod tests {
             vision(json!({"image_size": 32, "layers": [1, 1, 1], "width": 64})),
             vision(json!({"image_size": 32, "layers": 1, "width": 64, "patch_size": 8, "head_width": 0})),
             vision(json!({"image_size": 32, "layers": 1, "width": 64, "patch_size": 8, "attentional_pool": true})),
+            vision(json!({"image_size": 33, "layers": [1, 1, 1, 1], "width": 64})),
+            vision(json!({"image_size": 60000, "layers": 60000, "width": 64000, "patch_size": 60000})),
         ] {
             assert!(matches!(Config::from_json(&json), Err(Error::Config(_))), "{json}");
         }

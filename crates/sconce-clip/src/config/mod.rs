@@ -215,6 +215,12 @@ impl Config {
                     &[("width", resnet.width), ("image_size", resnet.image_size), ("grid", resnet.grid())],
                 )?;
                 limits("vision", &resnet.depths.map(|d| ("depth", d)))?;
+                if resnet.image_size % 32 != 0 {
+                    return Err(Error::Config(format!(
+                        "vision: {} pixels are not a multiple of 32",
+                        resnet.image_size
+                    )));
+                }
                 if resnet.width % 2 != 0 || heads == 0 || resnet.width * 32 % heads != 0 {
                     let why = format!("vision: a width of {} does not go with {heads} heads", resnet.width);
                     return Err(Error::Config(why));
@@ -227,9 +233,40 @@ impl Config {
         if text.vocab_size == 0 || text.end_token.is_some_and(|id| id as usize >= text.vocab_size) {
             return Err(Error::Config(format!("text: no end token in a vocabulary of {}", text.vocab_size)));
         }
+        let (parameters, limit) = (self.parameters(), MAX_PARAMETERS);
+        if parameters > limit {
+            return Err(Error::Config(format!("{parameters:.1e} parameters, more than {limit:.1e}")));
+        }
         Ok(())
     }
+
+    /// About how many parameters the model has.
+    fn parameters(&self) -> f64 {
+        let blocks = |t: &TransformerConfig| {
+            let width = t.width as f64;
+            t.depth as f64 * width * (4.0 * width + 2.0 * t.mlp_width() as f64)
+        };
+        let vision = match &self.vision {
+            VisionConfig::Vit(vit) => {
+                let tokens =
+                    3.0 * (vit.patch_size as f64).powi(2) + (vit.grid() as f64).powi(2) + self.embed_dim as f64;
+                blocks(&vit.transformer) + vit.transformer.width as f64 * tokens
+            }
+            VisionConfig::ResNet(resnet) => {
+                let stage =
+                    |(i, depth): (i32, &usize)| *depth as f64 * (resnet.width as f64 * 2f64.powi(i)).powi(2) * 17.0;
+                let wide = 32.0 * resnet.width as f64;
+                let pool = 3.0 * wide + self.embed_dim as f64 + (resnet.grid() as f64).powi(2);
+                (0..).zip(&resnet.depths).map(stage).sum::<f64>() + wide * pool
+            }
+        };
+        let rows = self.text.vocab_size + self.text.context_length + self.embed_dim;
+        vision + blocks(&self.text.transformer) + rows as f64 * self.text.transformer.width as f64
+    }
 }
+
+/// The largest published model has 2.5 billion; what is far beyond is a damaged file.
+const MAX_PARAMETERS: f64 = 1e10;
 
 /// Refuses zero, and sizes so far beyond any model that allocating them would end the program.
 fn limits(part: &str, sizes: &[(&str, usize)]) -> Result<()> {

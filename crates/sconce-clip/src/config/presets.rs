@@ -130,6 +130,13 @@ fn published_resnet(embed_dim: usize, image_size: usize, depths: [usize; 4], wid
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Clip;
+    use candle_core::{DType, Device, Result, Shape, Tensor};
+    use candle_nn::{VarBuilder, var_builder::SimpleBackend};
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
 
     #[test]
     fn presets_are_valid_and_named() {
@@ -142,5 +149,43 @@ mod tests {
         assert_eq!(quick, Some(Config::vit_b_32()));
         assert_eq!(b32.map(|c| c.text.transformer.activation), Some(Activation::Gelu));
         assert!(Config::named("ViT-Z-1").is_none());
+    }
+
+    /// Counts what is asked for and takes no memory: every tensor is one zero, repeated.
+    struct Counter(Arc<AtomicUsize>);
+
+    impl SimpleBackend for Counter {
+        fn get(&self, shape: Shape, name: &str, _: candle_nn::Init, dtype: DType, device: &Device) -> Result<Tensor> {
+            if !name.contains("running_") {
+                self.0.fetch_add(shape.elem_count(), Ordering::Relaxed);
+            }
+            Tensor::zeros((), dtype, device)?.broadcast_as(shape)
+        }
+
+        fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
+            candle_core::bail!("{name} is asked for without a shape")
+        }
+
+        fn contains_tensor(&self, _: &str) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn presets_have_the_published_number_of_parameters() -> Result<()> {
+        let millions = [102.01, 119.69, 178.3, 290.98, 623.26, 151.28, 149.62, 427.62, 427.94];
+        for ((name, make), expected) in PRESETS.iter().zip(millions) {
+            let count = Arc::new(AtomicUsize::new(0));
+            let backend = Box::new(Counter(count.clone()));
+            Clip::new(&make(), VarBuilder::from_backend(backend, DType::F32, Device::Cpu))?;
+            // The zero start of each bottleneck's last norm asks for its weight twice.
+            let twice: usize = match make().vision {
+                VisionConfig::Vit(_) => 0,
+                VisionConfig::ResNet(r) => (0..4).map(|i| r.depths[i] * (r.width << i) * 4).sum(),
+            };
+            let found = (count.load(Ordering::Relaxed) - twice) as f64 / 1e6;
+            assert!((found - expected).abs() < 0.0051, "{name}: {found} million");
+        }
+        Ok(())
     }
 }
