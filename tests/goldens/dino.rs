@@ -15,19 +15,19 @@ pub(crate) fn run(case: &Case) -> Result<()> {
     let input = Var::from_tensor(io.get("input")?)?;
     if tensors.find("last_layer.weight_v").is_some() {
         let config: DinoHeadConfig = case.config()?;
-        let head = |weights: &Weights| DinoHead::new(&config, weights.vb());
-        let outputs = [head(&weights)?.forward_t(&input, train)?];
+        let head = |weights: &Weights, dtype| DinoHead::new(&config, weights.vb(dtype));
+        let outputs = [head(&weights, DType::F32)?.forward_t(&input, train)?];
         check_outputs(&io, &outputs)?;
         let statistics = |name: &str| name.contains("running_");
         check_gradients(&io, &backward(&io, &outputs)?, &input, &weights, statistics)?;
-        return check_double(&io, |input| Ok(vec![head(&double)?.forward_t(input, train)?]));
+        return check_double(&io, |input| Ok(vec![head(&double, DType::F64)?.forward_t(input, train)?]));
     }
     let mut config = case.config::<TimmArguments>()?.build(train)?;
     config.pos_resample = PosResample::Dino;
     if json["config"].get("num_classes").is_none() {
         config.num_classes = 0; // the class's own default
     }
-    let model = VisionTransformer::new(&config, weights.vb())?;
+    let model = VisionTransformer::new(&config, weights.vb(DType::F32))?;
     let outputs = forward(&model, &io, &input, train)?;
     check_outputs(&io, &outputs)?;
     check_taps(&io, &trace(&model, &input, train)?)?;
@@ -39,7 +39,7 @@ pub(crate) fn run(case: &Case) -> Result<()> {
         None => attention && name.starts_with("norm."),
     };
     check_gradients(&io, &backward(&io, &outputs)?, &input, &weights, idle)?;
-    let model = VisionTransformer::new(&config, double.vb())?;
+    let model = VisionTransformer::new(&config, double.vb(DType::F64))?;
     check_double(&io, |input| forward(&model, &io, input, train))
 }
 

@@ -60,7 +60,7 @@ fn model(arguments: &Arguments, tensors: &Tensors) -> Result<(ResNet, Weights)> 
         output_stride: arguments.output_stride.unwrap_or(default.output_stride),
         ..default
     };
-    let model = ResNet::new(&config, weights.vb())?;
+    let model = ResNet::new(&config, weights.vb(DType::F32))?;
     let untouched = weights.untouched();
     if !untouched.is_empty() {
         return Err(format!("the model has no use for {untouched:?}").into());

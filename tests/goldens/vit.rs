@@ -186,13 +186,13 @@ fn model_case(
     train: bool,
     keys: Option<&HuggingFaceKeys>,
 ) -> Result<()> {
-    let vb = |weights: &Weights| match keys {
-        Some(keys) => weights.vb_with(keys.clone()),
-        None => weights.vb(),
+    let vb = |weights: &Weights, dtype| match keys {
+        Some(keys) => weights.vb_with(dtype, keys.clone()),
+        None => weights.vb(dtype),
     };
     let (io, tensors) = (case.tensors()?, case.weights()?);
     let weights = Weights::new(&tensors, "", DType::F32)?;
-    let model = VisionTransformer::new(config, vb(&weights))?;
+    let model = VisionTransformer::new(config, vb(&weights, DType::F32))?;
     let input = Var::from_tensor(io.get("input")?)?;
     let outputs = forward(&model, &io, &input, train)?;
     check_outputs(&io, &outputs)?;
@@ -206,7 +206,7 @@ fn model_case(
     check_gradients(&io, &backward(&io, &outputs)?, &input, &weights, pooler)?;
 
     let double = Weights::new(&tensors, "", DType::F64)?;
-    let model = VisionTransformer::new(config, vb(&double))?;
+    let model = VisionTransformer::new(config, vb(&double, DType::F64))?;
     check_double(&io, |input| forward(&model, &io, input, train))?;
     loaded(&io, config, file, train)
 }

@@ -18,7 +18,6 @@ pub struct Weights(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     vars: BTreeMap<String, Var>,
-    dtype: DType,
     used: Mutex<BTreeSet<String>>,
 }
 
@@ -33,18 +32,18 @@ impl Weights {
             let dtype = if tensor.dtype().is_float() { dtype } else { tensor.dtype() };
             vars.insert(name.to_owned(), Var::from_tensor(&tensor.to_dtype(dtype)?)?);
         }
-        Ok(Self(Arc::new(Inner { vars, dtype, used: Mutex::default() })))
+        Ok(Self(Arc::new(Inner { vars, used: Mutex::default() })))
     }
 
     /// A builder that finds the weights under their own names and fails on any other.
-    pub fn vb(&self) -> VarBuilder<'static> {
-        VarBuilder::from_backend(Box::new(self.clone()), self.0.dtype, Device::Cpu)
+    pub fn vb(&self, dtype: DType) -> VarBuilder<'static> {
+        VarBuilder::from_backend(Box::new(self.clone()), dtype, Device::Cpu)
     }
 
     /// As [`vb`](Self::vb) for a model that has other names than the file. Gradients still come back to the file's.
-    pub fn vb_with(&self, map: impl KeyMap + 'static) -> VarBuilder<'static> {
+    pub fn vb_with(&self, dtype: DType, map: impl KeyMap + 'static) -> VarBuilder<'static> {
         let mapped = Mapped { weights: self.clone(), map: Box::new(map) };
-        VarBuilder::from_backend(Box::new(mapped), self.0.dtype, Device::Cpu)
+        VarBuilder::from_backend(Box::new(mapped), dtype, Device::Cpu)
     }
 
     /// A weight by its official name.
@@ -174,11 +173,7 @@ fn known(io: &Tensors) -> Result<()> {
 ///
 /// # Errors
 /// When an output or the gradient of the input differs.
-pub fn check_double(
-    io: &Tensors,
-    tolerance: Tolerance,
-    forward: impl FnOnce(&Tensor) -> Result<Vec<Tensor>>,
-) -> Result<()> {
+pub fn check_double(io: &Tensors, forward: impl FnOnce(&Tensor) -> Result<Vec<Tensor>>) -> Result<()> {
     if io.find("output_f64").is_none() {
         return Ok(());
     }
