@@ -164,3 +164,93 @@ impl TokenMixer for GlobalAttention {
         sconce_ops::attention_weights(&q, &k, &AttentionOptions::default()).map(Some) // (B, heads, N, N)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{D, DType, Device};
+    use sconce_nn::{Checkpoint, Generator, ParamStore};
+
+    use super::*;
+
+    fn tokens(seed: u64) -> Tensor {
+        Generator::new(seed).normal(0.0, 1.0, (2, 5, 12), DType::F64, &Device::Cpu).unwrap()
+    }
+
+    /// A store whose weights are large enough for attention to be far from uniform.
+    fn store() -> (ParamStore, GlobalAttentionConfig) {
+        let init = Init::Normal { mean: 0.0, std: 0.5 };
+        (
+            ParamStore::new(1, DType::F64, &Device::Cpu),
+            GlobalAttentionConfig { init, ..GlobalAttentionConfig::new(12, 3) },
+        )
+    }
+
+    fn distance(a: &Tensor, b: &Tensor) -> f64 {
+        (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+    }
+
+    #[test]
+    fn packed_and_split_projections_agree_with_the_definition() {
+        let (store, cfg) = store();
+        let packed = GlobalAttention::new(&cfg, store.vb()).unwrap();
+        store.set("qkv.bias", &Generator::new(3).normal(0.0, 1.0, 36, DType::F64, &Device::Cpu).unwrap()).unwrap();
+        let xs = tokens(2);
+        let ys = packed.forward_t(&xs, false).unwrap();
+
+        let QkvProjection::Packed(qkv) = &packed.qkv else { panic!("packed") };
+        let all = qkv.forward(&xs).unwrap().reshape((2, 5, 3, 3, 4)).unwrap(); // (B, N, which, heads, D)
+        let part = |i| all.narrow(2, i, 1).unwrap().squeeze(2).unwrap().transpose(1, 2).unwrap().contiguous().unwrap();
+        let scores = (part(0).matmul(&part(1).t().unwrap().contiguous().unwrap()).unwrap() / 2.0).unwrap();
+        let weights = scores.exp().unwrap();
+        let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1).unwrap()).unwrap();
+        let mixed = weights.matmul(&part(2)).unwrap().transpose(1, 2).unwrap().reshape((2, 5, 12)).unwrap();
+        assert!(distance(&ys, &packed.proj.forward(&mixed).unwrap()) < 1e-12);
+        let found = packed.attention_weights(&xs).unwrap().unwrap();
+        assert!(distance(&found, &weights) < 1e-12);
+
+        let (weight, bias) = (qkv.weight.chunk(3, 0).unwrap(), qkv.bias.as_ref().unwrap().chunk(3, 0).unwrap());
+        let named = ["q", "k", "v"].into_iter().zip(weight.into_iter().zip(bias));
+        let mut tensors: Vec<_> =
+            named.flat_map(|(n, (w, b))| [(format!("{n}.weight"), w), (format!("{n}.bias"), b)]).collect();
+        tensors.push(("o.weight".into(), packed.proj.weight.clone()));
+        tensors.push(("o.bias".into(), packed.proj.bias.clone().unwrap()));
+        let vb = Checkpoint::from_tensors(tensors).vb(DType::F64, &Device::Cpu);
+        let split = GlobalAttention::split(&cfg, ["q", "k", "v", "o"], vb).unwrap();
+        assert!(distance(&ys, &split.forward_t(&xs, false).unwrap()) < 1e-12);
+        assert!(distance(&found, &split.attention_weights(&xs).unwrap().unwrap()) < 1e-12);
+    }
+
+    #[test]
+    fn a_causal_mask_hides_what_comes_later() {
+        let (store, cfg) = store();
+        let attention = GlobalAttention::new(&cfg, store.vb()).unwrap();
+        let xs = tokens(2);
+        let changed = Tensor::cat(&[xs.narrow(1, 0, 3).unwrap(), tokens(4).narrow(1, 3, 2).unwrap()], 1).unwrap();
+        let run = |xs: &Tensor| attention.forward_masked(xs, Mask::Causal, false).unwrap();
+        let difference =
+            |from, len| distance(&run(&xs).narrow(1, from, len).unwrap(), &run(&changed).narrow(1, from, len).unwrap());
+        assert_eq!(difference(0, 3), 0.0);
+        assert!(difference(3, 2) > 1e-3);
+    }
+
+    #[test]
+    fn dropout_acts_in_training_only_and_follows_the_generator() {
+        let (store, cfg) = store();
+        let cfg = GlobalAttentionConfig { attn_drop: 0.5, proj_drop: 0.5, ..cfg };
+        let attention = GlobalAttention::new(&cfg, store.vb()).unwrap();
+        let xs = tokens(2);
+        let run = |seed, train| Generator::new(seed).scope(|| attention.forward_t(&xs, train).unwrap());
+        assert_eq!(distance(&run(1, false), &run(2, false)), 0.0);
+        assert_eq!(distance(&run(1, true), &run(1, true)), 0.0);
+        assert!(distance(&run(1, true), &run(2, true)) > 1e-3);
+    }
+
+    #[test]
+    fn heads_that_do_not_divide_are_refused() {
+        let (store, cfg) = store();
+        for heads in [0, 5] {
+            let error = GlobalAttention::new(&GlobalAttentionConfig { heads, ..cfg }, store.vb()).unwrap_err();
+            assert!(error.to_string().contains("12 channels"), "{error}");
+        }
+    }
+}

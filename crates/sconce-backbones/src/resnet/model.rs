@@ -171,3 +171,91 @@ impl ModuleT for ResNet {
         self.forward_head(&self.forward_features(xs, train)?, false, train)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{D, DType, Device};
+    use sconce_nn::{Generator, ParamStore};
+
+    use super::super::{BlockKind, StrideIn};
+    use super::*;
+
+    fn store() -> ParamStore {
+        ParamStore::new(1, DType::F32, &Device::Cpu)
+    }
+
+    fn picture() -> Tensor {
+        Generator::new(2).normal(0.0, 1.0, (2, 3, 64, 64), DType::F32, &Device::Cpu).unwrap()
+    }
+
+    fn distance(a: &Tensor, b: &Tensor) -> f32 {
+        (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(D::Minus1).unwrap().to_scalar().unwrap()
+    }
+
+    #[test]
+    fn dilation_replaces_stride_with_the_same_tensors() {
+        for cfg in [Config::test_resnet_basic(), Config::test_resnet_bottleneck()] {
+            let store = store();
+            for (output_stride, sides) in [(32, [16, 8, 4, 2]), (16, [16, 8, 4, 4]), (8, [16, 8, 8, 8])] {
+                let net = ResNet::new(&Config { output_stride, ..cfg.clone() }, store.vb()).unwrap();
+                let maps = net.forward_intermediates(&picture(), &[1, 2, 3, 4], false).unwrap().features;
+                let found: Vec<usize> = maps.iter().map(|map| map.dims()[3]).collect();
+                assert_eq!(found, sides, "output stride {output_stride}");
+                let last = net.stages[3][0].convs.iter().map(|c| c.conv.options.dilation[0]).max();
+                // The first block of a stage still has the dilation of the stage before; basic blocks end with their own.
+                let expected = match (output_stride, cfg.block) {
+                    (32, _) | (16, BlockKind::Bottleneck) => 1,
+                    (16, BlockKind::Basic) | (8, BlockKind::Bottleneck) => 2,
+                    _ => 4,
+                };
+                assert_eq!(last, Some(expected), "output stride {output_stride}");
+            }
+        }
+        assert!(ResNet::new(&Config { output_stride: 4, ..Config::resnet18() }, store().vb()).is_err());
+        assert!(ResNet::new(&Config { groups: 2, ..Config::test_resnet_basic() }, store().vb()).is_err());
+    }
+
+    #[test]
+    fn caffe_weights_stride_in_the_first_convolution() {
+        let strides = |stride_in| {
+            let cfg = Config { stride_in, output_stride: 32, ..Config::test_resnet_bottleneck() };
+            let net = ResNet::new(&cfg, store().vb()).unwrap();
+            net.stages[1][0].convs.iter().map(|c| c.conv.options.stride[0]).collect::<Vec<_>>()
+        };
+        assert_eq!(strides(StrideIn::Conv2), [1, 2, 1]);
+        assert_eq!(strides(StrideIn::Conv1), [2, 1, 1]);
+    }
+
+    #[test]
+    fn frozen_norms_keep_their_statistics_in_training() {
+        let cfg = Config { zero_init_last: false, ..Config::test_resnet_basic() };
+        let mut net = ResNet::new(&cfg, store().vb()).unwrap();
+        let xs = picture();
+        let evaluated = net.forward_t(&xs, false).unwrap();
+        net.set_frozen_bn(true);
+        assert_eq!(distance(&net.forward_t(&xs, true).unwrap(), &evaluated), 0.0);
+        assert_eq!(distance(&net.forward_t(&xs, false).unwrap(), &evaluated), 0.0);
+        net.set_frozen_bn(false);
+        assert!(distance(&net.forward_t(&xs, true).unwrap(), &evaluated) > 1e-3);
+        assert!(distance(&net.forward_t(&xs, false).unwrap(), &evaluated) > 1e-4, "statistics have moved");
+    }
+
+    #[test]
+    fn parameters_start_as_in_timm_or_torchvision() {
+        let values =
+            |store: &ParamStore, name: &str| store.get(name).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for zero_init_last in [true, false] {
+            let cfg = Config { zero_init_last, ..Config::test_resnet_bottleneck() };
+            let store = store();
+            ResNet::new(&cfg, store.vb()).unwrap();
+            let last = if zero_init_last { 0.0 } else { 1.0 };
+            assert!(values(&store, "layer2.1.bn3.weight").iter().all(|v| *v == last));
+            assert!(values(&store, "layer2.1.bn2.weight").iter().all(|v| *v == 1.0));
+            assert!(values(&store, "layer2.0.downsample.1.weight").iter().all(|v| *v == 1.0));
+            // He et al. 2015 by outputs: variance 2 / (channels out * kernel area).
+            let weight = values(&store, "layer4.0.conv2.weight");
+            let variance = weight.iter().map(|v| v * v).sum::<f32>() / weight.len() as f32;
+            assert!((variance * (24.0 * 9.0) / 2.0 - 1.0).abs() < 0.1, "{variance}");
+        }
+    }
+}

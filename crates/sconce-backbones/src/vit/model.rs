@@ -320,3 +320,66 @@ impl ModuleT for VisionTransformer {
         self.forward_head(&self.forward_features(xs, train)?, false, train)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+    use sconce_nn::ParamStore;
+
+    use super::*;
+
+    fn values(store: &ParamStore, name: &str) -> Vec<f64> {
+        let var = store.get(name).unwrap_or_else(|| panic!("{name}"));
+        var.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
+    }
+
+    fn std(values: &[f64]) -> f64 {
+        (values.iter().map(|v| v * v).sum::<f64>() / values.len() as f64).sqrt()
+    }
+
+    #[test]
+    fn parameters_start_as_the_official_codes_start_them() {
+        for (init, cls) in [(InitScheme::Timm, 1e-6), (InitScheme::Deit, 0.02)] {
+            let cfg = Config { embed_dim: 128, depth: 1, num_heads: 2, init, ..Config::test_vit() };
+            let store = ParamStore::new(1, DType::F32, &Device::Cpu);
+            VisionTransformer::new(&cfg, store.vb()).unwrap();
+            let found = std(&values(&store, "cls_token"));
+            assert!((found / cls - 1.0).abs() < 0.25, "class token: {found}");
+            for name in ["pos_embed", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc2.weight", "head.weight"] {
+                let found = std(&values(&store, name));
+                assert!((found / 0.02 - 1.0).abs() < 0.1, "{name}: {found}");
+            }
+            for name in ["blocks.0.attn.qkv.bias", "blocks.0.mlp.fc1.bias", "head.bias", "norm.bias"] {
+                assert!(values(&store, name).iter().all(|v| *v == 0.0), "{name}");
+            }
+            assert!(values(&store, "blocks.0.norm1.weight").iter().all(|v| *v == 1.0));
+            // PyTorch's default of a convolution: uniform within 1 / sqrt(fan in).
+            let bound = 1.0 / (3.0 * 64.0f64).sqrt();
+            let patch = values(&store, "patch_embed.proj.weight");
+            assert!(patch.iter().all(|v| v.abs() <= bound) && (std(&patch) * 3f64.sqrt() / bound - 1.0).abs() < 0.05);
+        }
+    }
+
+    #[test]
+    fn sizes_without_a_rule_are_refused() {
+        let vb = || ParamStore::new(1, DType::F32, &Device::Cpu).vb();
+        let fixed =
+            VisionTransformer::new(&Config { pos_resample: PosResample::Fixed, ..Config::test_vit() }, vb()).unwrap();
+        let zeros = |h, w| Tensor::zeros((1, 3, h, w), DType::F32, &Device::Cpu).unwrap();
+        let error = fixed.forward_t(&zeros(32, 40), false).unwrap_err().to_string();
+        assert!(error.contains("32 x 32") && error.contains("pos_resample"), "{error}");
+        let wide = Config { img_size: [16, 48], pos_resample: PosResample::Fixed, ..Config::test_vit() };
+        assert_eq!(
+            VisionTransformer::new(&wide, vb()).unwrap().forward_t(&zeros(16, 48), false).unwrap().dims(),
+            [1, 10]
+        );
+        for bad in [
+            Config { img_size: [4, 4], ..Config::test_vit() },
+            Config { patch_size: 0, ..Config::test_vit() },
+            Config { num_heads: 5, ..Config::test_vit() },
+            Config { distilled: true, global_pool: Pool::Avg, ..Config::test_vit() },
+        ] {
+            assert!(VisionTransformer::new(&bad, vb()).is_err(), "{bad:?}");
+        }
+    }
+}
