@@ -93,7 +93,7 @@ impl Pretrained {
 #[cfg(test)]
 mod tests {
     use candle_core::Tensor;
-    use sconce_nn::{Generator, ModuleT, ParamStore, SaveOptions, save_tensors};
+    use sconce_nn::{Generator, ParamStore, SaveOptions, save_tensors};
 
     use super::*;
     use crate::{pretrained, vit};
