@@ -5,6 +5,8 @@
 
 use candle_core::{Result, Tensor};
 
+use crate::Error;
+
 /// A checked sliding window: every product and sum below is known not to overflow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Window {
@@ -44,12 +46,14 @@ pub(crate) fn element_count(op: &'static str, factors: &[usize]) -> Result<usize
     for &factor in factors.iter().filter(|&&f| f != 0) {
         count = match count.checked_mul(factor) {
             Some(count) if count <= MAX_ELEMENTS => count,
-            _ => candle_core::bail!("{op}: a buffer of {factors:?} elements is too large"),
+            _ => {
+                return Err(Error::value(op, "size", "a buffer that can be allocated", format!("{factors:?}")).into());
+            }
         };
     }
     // Asked for and given back at once: an allocation that fails later would end the process.
     if count > PROBED && Vec::<f32>::new().try_reserve_exact(count).is_err() {
-        candle_core::bail!("{op}: there is no memory for a buffer of {factors:?} elements");
+        return Err(Error::value(op, "size", "a buffer that fits the memory", format!("{factors:?}")).into());
     }
     Ok(if factors.contains(&0) { 0 } else { count })
 }
@@ -63,25 +67,19 @@ impl Window {
             let (input, kernel) = (spec.input[axis], spec.kernel[axis]);
             let (stride, padding) = (spec.stride[axis], spec.padding[axis]);
             let dilation = spec.dilation[axis];
-            if input == 0 {
-                candle_core::bail!("{op}: spatial axis {axis} of the input is empty");
-            }
-            if kernel == 0 || stride == 0 || dilation == 0 {
-                candle_core::bail!(
-                    "{op}: kernel {kernel}, stride {stride} and dilation {dilation} of axis {axis} must not be zero"
-                );
+            let numbers = [("input", input), ("kernel", kernel), ("stride", stride), ("dilation", dilation)];
+            if let Some((arg, _)) = numbers.into_iter().find(|&(_, number)| number == 0) {
+                return Err(Error::value(op, arg, "at least 1 along each spatial axis", 0).into());
             }
             let span = (kernel - 1).checked_mul(dilation).and_then(|s| s.checked_add(1));
             let padded = padding.checked_mul(2).and_then(|p| p.checked_add(input));
             let (Some(span), Some(padded)) = (span, padded) else {
-                candle_core::bail!(
-                    "{op}: kernel {kernel}, dilation {dilation} or padding {padding} of axis {axis} is too large"
-                );
+                let value = format!("{kernel}, dilation {dilation}, padding {padding}");
+                return Err(Error::value(op, "kernel", "a window that can be addressed", value).into());
             };
             if padded < span {
-                candle_core::bail!(
-                    "{op}: a window of {span} (kernel {kernel}, dilation {dilation}) does not fit axis {axis} of {input} padded to {padded}"
-                );
+                let expected = format!("a window within {padded}, axis {axis} of {input} with its padding");
+                return Err(Error::value(op, "kernel", expected, format!("{kernel} over {span}")).into());
             }
             let steps = padded - span;
             let mut output = steps / stride + 1;
@@ -226,9 +224,7 @@ impl Window {
                 None => placed,
             });
         }
-        let Some(mut total) = total else {
-            candle_core::bail!("a window has no taps");
-        };
+        let mut total = total.ok_or_else(|| Error::value("window", "kernel", "at least one element", 0))?;
         for axis in 0..3 {
             total = total.narrow(axis + 2, self.padding[axis], self.input[axis])?;
         }

@@ -10,6 +10,7 @@ mod reference;
 use candle_core::{DType, Result, Tensor};
 
 use crate::window::{Window, WindowSpec, element_count, from_5d, to_5d};
+use crate::{Error, check};
 
 /// Options of a convolution over `R` spatial axes.
 ///
@@ -127,34 +128,28 @@ impl ConvShape {
         options: &ConvOptions<R>,
     ) -> Result<Self> {
         let (x, w) = (xs.dims(), weight.dims());
-        if x.len() != R + 2 || w.len() != R + 2 {
-            candle_core::bail!("{op}: input {x:?} and weight {w:?} must have {} axes", R + 2);
+        for (arg, tensor) in [("xs", xs), ("weight", weight)] {
+            if tensor.rank() != R + 2 {
+                return Err(Error::shape(op, arg, format!("{} dimensions", R + 2), tensor.shape()).into());
+            }
         }
         let (batch, channels, filters, groups) = (x[0], x[1], w[0], options.groups);
         if groups == 0 || channels == 0 || filters == 0 || channels % groups != 0 || filters % groups != 0 {
-            candle_core::bail!("{op}: {groups} groups do not divide {channels} input and {filters} output channels");
+            let expected = format!("a divisor of {channels} input and {filters} output channels");
+            return Err(Error::value(op, "groups", expected, groups).into());
         }
         if w[1] != channels / groups {
-            candle_core::bail!(
-                "{op}: weight {w:?} should take {} channels of the input {x:?} in {groups} groups",
-                channels / groups
-            );
+            let expected = format!("({filters}, {}, ..): {channels} channels in {groups} groups", channels / groups);
+            return Err(Error::shape(op, "weight", expected, weight.shape()).into());
         }
-        if let Some(bias) = bias
-            && bias.dims() != [filters]
-        {
-            candle_core::bail!("{op}: bias {:?} should be [{filters}]", bias.dims());
+        check::float(op, xs)?;
+        check::parameter(op, "bias", bias, filters, xs)?;
+        if weight.dtype() != xs.dtype() {
+            let expected = format!("{:?} like the input", xs.dtype());
+            return Err(Error::dtype(op, "weight", expected, weight.dtype()).into());
         }
-        for other in [Some(weight), bias].into_iter().flatten() {
-            if other.dtype() != xs.dtype() {
-                candle_core::bail!("{op}: input is {:?} but a parameter is {:?}", xs.dtype(), other.dtype());
-            }
-            if !other.device().same_device(xs.device()) {
-                candle_core::bail!("{op}: input and parameters are on different devices");
-            }
-        }
-        if !xs.dtype().is_float() {
-            candle_core::bail!("{op}: input must be a float tensor, not {:?}", xs.dtype());
+        if [Some(weight), bias].into_iter().flatten().any(|t| !t.device().same_device(xs.device())) {
+            candle_core::bail!("{op}: arguments are on different devices");
         }
         let mut spec = WindowSpec {
             input: [0; R],

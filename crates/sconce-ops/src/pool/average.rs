@@ -5,6 +5,7 @@ use candle_core::{D, Result, Tensor};
 use super::PoolOptions;
 use crate::banded::{self, Band};
 use crate::window::{Window, element_count};
+use crate::{Error, check};
 
 /// Average over each window.
 ///
@@ -31,9 +32,7 @@ pub fn avg_pool2d(xs: &Tensor, options: &PoolOptions) -> Result<Tensor> {
 pub fn adaptive_avg_pool2d(xs: &Tensor, size: (usize, usize)) -> Result<Tensor> {
     let op = "adaptive_avg_pool2d";
     let (b, c, h, w) = xs.dims4()?;
-    if !xs.dtype().is_float() {
-        candle_core::bail!("{op}: input must be a float tensor, not {:?}", xs.dtype());
-    }
+    check::float(op, xs)?;
     element_count(op, &[b.max(1), c.max(1), size.0, size.1])?;
     banded::apply(xs, adaptive_band(op, h, size.0)?, adaptive_band(op, w, size.1)?)
 }
@@ -60,18 +59,16 @@ pub fn adaptive_avg_pool1d(xs: &Tensor, size: usize) -> Result<Tensor> {
 /// # Errors
 /// When `xs` is not a float tensor of at least three axes, or there is nothing to average.
 pub fn global_avg_pool(xs: &Tensor) -> Result<Tensor> {
-    if xs.rank() < 3 || !xs.dtype().is_float() || xs.dims()[2..].contains(&0) {
-        candle_core::bail!(
-            "global_avg_pool: input must be a float tensor (B, C, ..), not {:?} {:?}",
-            xs.dtype(),
-            xs.dims()
-        );
+    let op = "global_avg_pool";
+    check::float(op, xs)?;
+    if xs.rank() < 3 || xs.dims()[2..].contains(&0) {
+        return Err(Error::shape(op, "xs", "(B, C, ..), not empty after C", xs.shape()).into());
     }
     xs.flatten_from(2)?.mean(D::Minus1) // (B, C, *) -> (B, C)
 }
 
 /// The averages of the windows along one axis.
-fn window_band(window: &Window, axis: usize, include_padding: bool) -> Band {
+pub(super) fn window_band(window: &Window, axis: usize, include_padding: bool) -> Band {
     let (input, padding) = (window.input[axis], window.padding[axis]);
     let mut band = Band::new(input);
     for at in 0..window.output[axis] {
@@ -87,7 +84,9 @@ fn window_band(window: &Window, axis: usize, include_padding: bool) -> Band {
 
 fn adaptive_band(op: &'static str, input: usize, output: usize) -> Result<Band> {
     if input == 0 || output == 0 {
-        candle_core::bail!("{op}: cannot average {input} elements into {output} bins");
+        return Err(
+            Error::value(op, "size", "elements and bins along each axis", format!("{input} to {output}")).into()
+        );
     }
     element_count(op, &[input, output])?;
     let mut band = Band::new(input);

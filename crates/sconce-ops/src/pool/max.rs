@@ -3,6 +3,8 @@
 use candle_core::{D, Result, Tensor};
 
 use super::PoolOptions;
+use super::max_kernel::Max;
+use crate::check;
 use crate::window::{Window, from_5d, to_5d};
 
 /// Maximum over each window; padding never wins.
@@ -18,13 +20,17 @@ use crate::window::{Window, from_5d, to_5d};
 /// kernel, or the window is larger than the padded input.
 pub fn max_pool2d(xs: &Tensor, options: &PoolOptions) -> Result<Tensor> {
     let window = options.window("max_pool2d", xs)?;
-    reference(&window, xs)
+    if !xs.device().is_cpu() {
+        return reference(&window, xs);
+    }
+    let wide = xs.to_dtype(check::wide(xs.dtype()))?.contiguous()?;
+    wide.apply_op1(Max(window))?.to_dtype(xs.dtype())
 }
 
 /// The same from plain candle operations: gathers each window's first maximum.
-fn reference(window: &Window, xs: &Tensor) -> Result<Tensor> {
+pub(super) fn reference(window: &Window, xs: &Tensor) -> Result<Tensor> {
     let views = window.tap_views(&to_5d(xs)?, f64::NEG_INFINITY)?;
-    let taps = Tensor::stack(&views, D::Minus1)?; // (B, C, 1, oH, oW, taps)
+    let taps = Tensor::stack(&views, D::Minus1)?.contiguous()?; // (B, C, 1, oH, oW, taps)
     let first = taps.detach().argmax_keepdim(D::Minus1)?; // (B, C, 1, oH, oW, 1)
     from_5d(&taps.gather(&first, D::Minus1)?.squeeze(D::Minus1)?, 4)
 }

@@ -2,6 +2,7 @@
 
 mod average;
 mod max;
+mod max_kernel;
 
 use candle_core::{Result, Tensor};
 
@@ -9,6 +10,7 @@ pub use average::{adaptive_avg_pool1d, adaptive_avg_pool2d, avg_pool2d, global_a
 pub use max::max_pool2d;
 
 use crate::window::{Window, WindowSpec, element_count};
+use crate::{Error, check};
 
 /// Options of [`max_pool2d`] and [`avg_pool2d`]; numbers are `[height, width]`.
 ///
@@ -69,16 +71,11 @@ impl PoolOptions {
     /// Checks the options against an input `(B, C, H, W)`.
     fn window(&self, op: &'static str, xs: &Tensor) -> Result<Window> {
         let (b, c, h, w) = xs.dims4()?;
-        if !xs.dtype().is_float() {
-            candle_core::bail!("{op}: input must be a float tensor, not {:?}", xs.dtype());
-        }
+        check::float(op, xs)?;
         for axis in 0..2 {
             if self.padding[axis] > self.kernel[axis] / 2 {
-                candle_core::bail!(
-                    "{op}: padding {:?} must be at most half of the kernel {:?}",
-                    self.padding,
-                    self.kernel
-                );
+                let expected = format!("at most half of the kernel {}", self.kernel[axis]);
+                return Err(Error::value(op, "padding", expected, self.padding[axis]).into());
             }
         }
         let window = Window::new(
@@ -96,3 +93,6 @@ impl PoolOptions {
         Ok(window)
     }
 }
+
+#[cfg(test)]
+mod tests;

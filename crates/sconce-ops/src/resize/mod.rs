@@ -6,6 +6,7 @@ use candle_core::{DType, Result, Tensor};
 
 use crate::banded;
 use crate::window::element_count;
+use crate::{Error, check};
 
 /// How new pixels are made from old ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -102,11 +103,47 @@ impl ResizeOptions {
         self.scale = Some((height, width));
         self
     }
+
+    /// Checks the options against the size of the input; gives that of the result and the sampling scale.
+    fn resolve(&self, h: usize, w: usize) -> Result<Resolved> {
+        let op = "resize";
+        if self.mode == ResizeMode::Nearest && (self.antialias || self.align_corners) {
+            let expected = "bilinear or bicubic with antialias or align_corners";
+            return Err(Error::value(op, "mode", expected, "nearest").into());
+        }
+        let (oh, ow, scale) = match self.to {
+            ResizeTo::Size(oh, ow) => (oh, ow, self.scale),
+            // A float's cast to usize saturates, and the element count refuses what is too large.
+            ResizeTo::Factor(fh, fw) => {
+                let size = |n: usize, factor: f64| (n as f64 * factor).floor() as usize;
+                (size(h, fh), size(w, fw), self.scale.or(Some((fh, fw))))
+            }
+        };
+        for factor in scale.iter().flat_map(|&(sh, sw)| [sh, sw]) {
+            let step = (1.0 / factor) as f32;
+            if !(factor > 0.0 && step > 0.0 && step.is_finite()) {
+                return Err(Error::value(op, "scale", "a positive number, and so its inverse", factor).into());
+            }
+        }
+        if [h, w, oh, ow].contains(&0) {
+            let value = format!("{h} x {w} to {oh} x {ow}");
+            return Err(Error::value(op, "to", "at least one pixel along each axis", value).into());
+        }
+        Ok(Resolved { height: oh, width: ow, scale })
+    }
+}
+
+/// The size of the result, and the factors whose inverse is the sampling step where they are given.
+struct Resolved {
+    height: usize,
+    width: usize,
+    scale: Option<(f64, f64)>,
 }
 
 /// Resizes the last two axes, equal to `torch.nn.functional.interpolate`; differentiable.
 ///
-/// In `f32`, `f16` and `bf16` positions and weights are computed in `f32`, as PyTorch does.
+/// In `f32`, `f16` and `bf16` positions and weights are computed in `f32`, as PyTorch does. One case differs on purpose: with
+/// antialias and a result one pixel wide, PyTorch 2.15 on the CPU repeats the first row down the whole image.
 ///
 /// # Shapes
 /// - `xs` `(B, C, H, W)`
@@ -118,30 +155,14 @@ impl ResizeOptions {
 pub fn resize(xs: &Tensor, options: &ResizeOptions) -> Result<Tensor> {
     let op = "resize";
     let (b, c, h, w) = xs.dims4()?;
-    if !xs.dtype().is_float() {
-        candle_core::bail!("{op}: input must be a float tensor, not {:?}", xs.dtype());
-    }
-    if options.mode == ResizeMode::Nearest && (options.antialias || options.align_corners) {
-        candle_core::bail!("{op}: nearest knows neither antialias nor align_corners");
-    }
-    let (oh, ow, scale) = match options.to {
-        ResizeTo::Size(oh, ow) => (oh, ow, options.scale),
-        ResizeTo::Factor(fh, fw) => {
-            // A float's cast to usize saturates, and the element count refuses what is too large.
-            ((h as f64 * fh).floor() as usize, (w as f64 * fw).floor() as usize, options.scale.or(Some((fh, fw))))
-        }
-    };
-    if let Some((sh, sw)) = scale
-        && [sh, sw].iter().any(|&s| !(s > 0.0 && ((1.0 / s) as f32) > 0.0 && ((1.0 / s) as f32).is_finite()))
-    {
-        candle_core::bail!("{op}: scale factors {sh} and {sw} must be positive numbers, and so their inverses");
-    }
-    if [h, w, oh, ow].contains(&0) {
-        candle_core::bail!("{op}: cannot resize {h} x {w} to {oh} x {ow}");
-    }
+    check::float(op, xs)?;
+    let Resolved { height: oh, width: ow, scale } = options.resolve(h, w)?;
     element_count(op, &[b.max(1), c.max(1), oh, ow])?;
     let single = xs.dtype() != DType::F64;
     let rows = weights::band(options, h, oh, scale.map(|s| s.0), single);
     let columns = weights::band(options, w, ow, scale.map(|s| s.1), single);
     banded::apply(xs, rows, columns)
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,6 +20,9 @@ impl Precision {
 pub(super) fn band(options: &ResizeOptions, input: usize, output: usize, scale: Option<f64>, single: bool) -> Band {
     match options.mode {
         ResizeMode::Nearest => nearest(input, output, scale),
+        // PyTorch leaves such an axis alone even where a scale factor gives another step, except in plain bicubic.
+        ResizeMode::Bilinear if input == output => Band::identity(input),
+        ResizeMode::Bicubic if input == output && options.antialias => Band::identity(input),
         _ => {
             let p = Precision { single };
             let step = step(p, input, output, scale, options.align_corners);

@@ -1,8 +1,11 @@
 //! Windows as columns (`unfold`, also called im2col) and back (`fold`).
 
+mod kernel;
+
 use candle_core::{Result, Tensor};
 
 use crate::window::{Window, WindowSpec, element_count, to_5d};
+use crate::{Error, check};
 
 /// Copies every window of an image into a column, as `torch.nn.functional.unfold`.
 ///
@@ -24,12 +27,14 @@ pub fn unfold(
 ) -> Result<Tensor> {
     let op = "unfold";
     let (b, c, h, w) = xs.dims4()?;
-    if !xs.dtype().is_float() {
-        candle_core::bail!("{op}: input must be a float tensor, not {:?}", xs.dtype());
-    }
+    check::float(op, xs)?;
     let window = Window::new(op, &WindowSpec { input: [h, w], kernel, stride, padding, dilation, ceil: false })?;
     element_count(op, &[b.max(1), c.max(1), kernel[0], kernel[1], window.output[1], window.output[2]])?;
-    unfold_reference(&window, xs)
+    if !xs.device().is_cpu() {
+        return unfold_reference(&window, xs);
+    }
+    let wide = xs.to_dtype(check::wide(xs.dtype()))?.contiguous()?;
+    wide.apply_op1(kernel::Unfold(window))?.to_dtype(xs.dtype())
 }
 
 /// Adds columns back into an image: the transpose of [`unfold`], as `torch.nn.functional.fold`.
@@ -52,21 +57,20 @@ pub fn fold(
 ) -> Result<Tensor> {
     let op = "fold";
     let (b, rows, positions) = xs.dims3()?;
-    if !xs.dtype().is_float() {
-        candle_core::bail!("{op}: input must be a float tensor, not {:?}", xs.dtype());
-    }
+    check::float(op, xs)?;
     let window = Window::new(op, &WindowSpec { input: size, kernel, stride, padding, dilation, ceil: false })?;
     let taps = element_count(op, &kernel)?;
     if rows % taps != 0 || element_count(op, &window.output)? != positions {
-        candle_core::bail!(
-            "{op}: columns {:?} do not match kernel {kernel:?} with {} x {} windows",
-            xs.dims(),
-            window.output[1],
-            window.output[2]
-        );
+        let [_, oh, ow] = window.output;
+        let expected = format!("(B, C * {taps}, {oh} * {ow})");
+        return Err(Error::shape(op, "xs", expected, xs.shape()).into());
     }
     element_count(op, &[b.max(1), (rows / taps).max(1), size[0], size[1]])?;
-    fold_reference(&window, xs, rows / taps)
+    if !xs.device().is_cpu() {
+        return fold_reference(&window, xs, rows / taps);
+    }
+    let wide = xs.to_dtype(check::wide(xs.dtype()))?.contiguous()?;
+    wide.apply_op1(kernel::Fold(window))?.to_dtype(xs.dtype())
 }
 
 /// [`unfold`] from plain candle operations.
@@ -84,3 +88,6 @@ fn fold_reference(window: &Window, xs: &Tensor, channels: usize) -> Result<Tenso
     let views = (0..window.taps()).map(|at| xs.narrow(2, at, 1)?.squeeze(2)).collect::<Result<Vec<_>>>()?;
     window.place_views(&views)?.squeeze(2) // (B, C, 1, H, W) -> (B, C, H, W)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,10 @@
 //! Banded linear maps along the last two axes: average pooling and resizing are both such a pair of maps.
 
+mod kernel;
+
 use candle_core::{DType, Device, Result, Tensor};
+
+use crate::check;
 
 /// A sparse matrix `(output, input)` in which every row is one run of weights.
 ///
@@ -89,7 +93,11 @@ pub(crate) fn apply(xs: &Tensor, rows: Band, columns: Band) -> Result<Tensor> {
     if rows.is_identity() && columns.is_identity() {
         return Ok(xs.clone());
     }
-    reference(xs, &rows, &columns)
+    if !xs.device().is_cpu() {
+        return reference(xs, &rows, &columns);
+    }
+    let wide = xs.to_dtype(check::wide(xs.dtype()))?.contiguous()?;
+    wide.apply_op1(kernel::Banded::new(rows, columns))?.to_dtype(xs.dtype())
 }
 
 /// [`apply`] as two matrix products.
