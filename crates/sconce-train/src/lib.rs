@@ -1,4 +1,9 @@
 //! Optimisers, schedules, EMA, checkpoints with bit-exact resume and logs for candle models.
+//!
+//! The parts stand alone: an [`Optimizer`] steps any variables, a [`Schedule`] is a function of a position, an [`Ema`]
+//! follows any parameters, a [`TrainingState`] holds any tensors. [`Trainer`] puts them together for the common loop
+//! and makes it resumable: a training that was stopped by Ctrl-C or killed, and resumed, ends with the same bits as
+//! one that was not.
 
 mod checkpoint;
 mod ema;

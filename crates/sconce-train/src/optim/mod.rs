@@ -8,6 +8,7 @@ mod groups;
 pub(crate) mod kernel;
 mod lars;
 mod sgd;
+mod state;
 
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
