@@ -1,11 +1,10 @@
 //! Sorting indices.
 
 use candle_core::{Device, Result, Tensor};
-use num_traits::Float;
 
 use crate::{
     check,
-    kernel::{Element, Rows, cpu_slice, fill, parallel::rows_per_block},
+    kernel::{Element, Real, Rows, Uninit, cpu_slice, fill, parallel::rows_per_block},
     with_float,
 };
 
@@ -30,29 +29,36 @@ fn cpu(op: &'static str, xs: &Tensor, n: usize, descending: bool) -> Result<Tens
     let (storage, layout) = host.storage_and_layout();
     let indices = with_float!(xs.dtype(), op, T => {
         let rows = Rows::<T>::last(cpu_slice(&storage)?, layout);
-        // About n log n comparisons, each dearer than an element read.
-        let work = n * (usize::BITS - n.leading_zeros()) as usize;
-        let (indices, _) = fill(rows.count(), n, rows_per_block(work), |range, out| {
+        // About n log n comparisons, each dearer than reading an element.
+        let block = rows_per_block(n * (usize::BITS - n.leading_zeros()) as usize);
+        let (indices, _) = fill(rows.count(), n, block, |range, out| {
             let mut scratch = Vec::new();
-            let start = range.start;
-            (out.rows(n, |i, out| sort_row(rows.get(start + i, &mut scratch), out.fill(0), descending)), ())
+            let xs = rows.load(range, &mut scratch);
+            let mut keys = Vec::with_capacity(n);
+            (out.rows(n, |i, out| sort_row(&xs[i * n..(i + 1) * n], out, &mut keys, descending)), ())
         });
         Ok::<_, candle_core::Error>(indices)
     })?;
     Tensor::from_vec(indices, xs.shape(), xs.device())
 }
 
-fn sort_row<'a, T: Element>(row: &[T], indices: &'a mut [u32], descending: bool) -> &'a mut [u32] {
-    for (i, index) in (0..).zip(indices.iter_mut()) {
-        *index = i;
+/// Sorts whole numbers that hold a key above and the index below, which is faster than comparing through indices and stable
+/// because no two are equal.
+fn sort_row<'a, T: Element>(row: &[T], out: Uninit<'a, u32>, keys: &mut Vec<u128>, descending: bool) -> &'a mut [u32] {
+    keys.clear();
+    keys.extend(row.iter().zip(0u32..).map(|(x, i)| u128::from(key(x.widen(), descending)) << 32 | u128::from(i)));
+    keys.sort_unstable();
+    out.map(keys, |key| key as u32)
+}
+
+/// A whole number that orders as the float does; both zeros are equal, NaN is largest.
+fn key<A: Real>(x: A, descending: bool) -> u64 {
+    if x.is_nan() {
+        return u64::MAX;
     }
-    let key = |i: u32| row[i as usize].widen();
-    indices.sort_by(|&a, &b| {
-        let (x, y) = (key(a), key(b));
-        let order = if descending { y.partial_cmp(&x) } else { x.partial_cmp(&y) };
-        order.unwrap_or_else(|| x.is_nan().cmp(&y.is_nan()))
-    });
-    indices
+    let bits = (x.to_f64() + 0.).to_bits();
+    let ascending = if bits >> 63 == 1 { !bits } else { bits | 1 << 63 };
+    if descending { !ascending } else { ascending }
 }
 
 #[cfg(test)]

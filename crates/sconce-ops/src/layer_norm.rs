@@ -1,8 +1,20 @@
-//! Layer normalisation.
+//! Layer normalisation, and the kernel that it shares with root-mean-square normalisation.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, Error, Layout, Result, Shape, Tensor, WithDType,
+    backend::BackendStorage,
+};
+use num_traits::{One, Zero};
 
-use crate::check;
+use crate::{
+    check,
+    kernel::{
+        Element, Math, Real, Rows, Scratch, Uninit, cpu_slice, fill, fill_rows,
+        parallel::{join, rows_per_block, rows_per_partial},
+        simd, wide_vec,
+    },
+    with_float,
+};
 
 /// Layer normalisation over the last dimension, Ba et al. 2016: `(x - mean) / sqrt(var + eps) * weight + bias`, with the
 /// biased variance.
@@ -20,7 +32,16 @@ pub fn layer_norm(xs: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, e
     let c = check::last_dim(op, xs)?;
     check::parameter(op, "weight", weight, c, xs)?;
     check::parameter(op, "bias", bias, c, xs)?;
-    reference(xs, weight, bias, eps)
+    if !xs.device().is_cpu() {
+        return reference(xs, weight, bias, eps);
+    }
+    let kernel = RowNorm::<true> { eps };
+    match (weight, bias) {
+        (Some(weight), Some(bias)) => xs.apply_op3(weight, bias, kernel),
+        (Some(weight), None) => xs.apply_op2(weight, kernel),
+        (None, Some(bias)) => xs.apply_op1(kernel)?.broadcast_add(bias),
+        (None, None) => xs.apply_op1(kernel),
+    }
 }
 
 /// The same by candle's own operations; differentiable.
@@ -47,19 +68,345 @@ pub(crate) fn affine(xs: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>
     Ok(ys)
 }
 
+/// Normalises rows: by mean and variance when `CENTRED`, else by the mean square.
+pub(crate) struct RowNorm<const CENTRED: bool> {
+    pub(crate) eps: f64,
+}
+
+/// Mean (0 unless `CENTRED`) and reciprocal standard deviation of a row.
+#[inline(always)]
+pub(crate) fn statistics<A: Real, const CENTRED: bool>(m: Math, row: &[A], eps: f64) -> (A, A) {
+    let n = A::from_f64(row.len() as f64);
+    let mean = if CENTRED { simd::sum(row) / n } else { A::zero() };
+    let squares = simd::fold(
+        row,
+        A::zero(),
+        #[inline(always)]
+        |sum, x| m.fma(x - mean, x - mean, sum),
+        #[inline(always)]
+        |a, b| a + b,
+    );
+    (mean, (squares / n + A::from_f64(eps)).sqrt().recip())
+}
+
+/// What an affine parameter holds, or nothing.
+type Parameter<'a> = Option<(&'a CpuStorage, &'a Layout)>;
+
+impl<const CENTRED: bool> RowNorm<CENTRED> {
+    const NAME: &'static str = if CENTRED { "layer_norm" } else { "rms_norm" };
+
+    fn forward(
+        &self,
+        storage: &CpuStorage,
+        layout: &Layout,
+        weight: Parameter<'_>,
+        bias: Parameter<'_>,
+    ) -> Result<(CpuStorage, Shape)> {
+        let storage = with_float!(storage.dtype(), Self::NAME, T => {
+            let rows = Rows::last(T::cpu_storage_as_slice(storage)?, layout);
+            let parameter = |t: Parameter<'_>, default| match t {
+                Some((storage, layout)) => Ok::<_, Error>(wide_vec(T::cpu_storage_as_slice(storage)?, layout)),
+                None => Ok(vec![default; rows.len()]),
+            };
+            let (w, b) = (parameter(weight, One::one())?, parameter(bias, Zero::zero())?);
+            let out = fill_rows(rows.count(), rows.len(), |range, out| {
+                let mut scratch = Scratch::default();
+                let xs = rows.wide(range, &mut scratch);
+                T::produce(out, |out| forward_block::<_, CENTRED>(xs, &w, &b, self.eps, out))
+            });
+            Ok::<_, Error>(T::to_cpu_storage_owned(out))
+        })?;
+        Ok((storage, layout.shape().clone()))
+    }
+
+    /// Gradients for the input, the weight and the bias, of those that are wanted.
+    fn backward<T: Element>(
+        &self,
+        xs: &Tensor,
+        weight: Option<&Tensor>,
+        bias: Option<&Tensor>,
+        grad: &Tensor,
+    ) -> Result<[Option<Tensor>; 3]> {
+        let tracked = |t: Option<&Tensor>| t.is_some_and(Tensor::track_op);
+        let (want_dx, want_sums) = (xs.track_op(), tracked(weight) || tracked(bias));
+        let ((xs_storage, xs_layout), (grad_storage, grad_layout)) =
+            (xs.storage_and_layout(), grad.storage_and_layout());
+        let xs_rows = Rows::<T>::last(cpu_slice(&xs_storage)?, xs_layout);
+        let grad_rows = Rows::<T>::last(cpu_slice(&grad_storage)?, grad_layout);
+        let n = xs_rows.len();
+        let w = match weight {
+            Some(weight) => weight.to_vec1::<T>()?.into_iter().map(Element::widen).collect(),
+            None => vec![T::Acc::one(); n],
+        };
+        let block = if want_sums { rows_per_partial(xs_rows.count(), 2 * n) } else { rows_per_block(2 * n) };
+        let (dx, partials) = fill(xs_rows.count(), if want_dx { n } else { 0 }, block, |range, out| {
+            let (mut xs_scratch, mut grad_scratch) = (Scratch::default(), Scratch::default());
+            let xs = xs_rows.wide(range.clone(), &mut xs_scratch);
+            let grad = grad_rows.wide(range, &mut grad_scratch);
+            let mut sums = vec![T::Acc::zero(); if want_sums { 2 * n } else { 0 }];
+            let out = T::produce(out, |out| backward_block::<_, CENTRED>(xs, grad, &w, self.eps, &mut sums, out));
+            (out, sums)
+        });
+        let dx = want_dx.then(|| Tensor::from_vec(dx, xs.shape(), xs.device())).transpose()?;
+        let mut dw = join(partials).unwrap_or_else(|| vec![T::Acc::zero(); 2 * n]);
+        let db = if want_sums { dw.split_off(n) } else { Vec::new() };
+        let parameter = |t: Option<&Tensor>, sums| match t {
+            Some(t) if t.track_op() => Tensor::from_vec(T::narrow_vec(sums), t.shape(), t.device()).map(Some),
+            _ => Ok(None),
+        };
+        Ok([dx, parameter(weight, dw)?, parameter(bias, db)?])
+    }
+}
+
+fn forward_block<'a, A: Real, const CENTRED: bool>(
+    xs: &[A],
+    w: &[A],
+    b: &[A],
+    eps: f64,
+    out: Uninit<'a, A>,
+) -> &'a mut [A] {
+    let n = w.len();
+    A::dispatch(
+        #[inline(always)]
+        |m| {
+            out.rows(
+                n,
+                #[inline(always)]
+                |i, out| {
+                    let row = &xs[i * n..(i + 1) * n];
+                    let (mean, rstd) = statistics::<A, CENTRED>(m, row, eps);
+                    out.map3(
+                        row,
+                        w,
+                        b,
+                        #[inline(always)]
+                        |x, w, b| m.fma((x - mean) * rstd, w, b),
+                    )
+                },
+            )
+        },
+    )
+}
+
+/// Writes `dx = rstd (g - mean(g) - x_hat mean(g x_hat))` with `g = dy * w` (without the first mean unless `CENTRED`), if there
+/// is room for it, and adds `dy * x_hat` and `dy` to the sums, if there is room for them.
+fn backward_block<'a, A: Real, const CENTRED: bool>(
+    xs: &[A],
+    grad: &[A],
+    w: &[A],
+    eps: f64,
+    sums: &mut [A],
+    out: Uninit<'a, A>,
+) -> &'a mut [A] {
+    let n = w.len();
+    let rows = xs.chunks_exact(n.max(1)).zip(grad.chunks_exact(n.max(1)));
+    A::dispatch(
+        #[inline(always)]
+        |m| {
+            if !sums.is_empty() {
+                let (dw, db) = sums.split_at_mut(n);
+                for (row, dy) in rows {
+                    let (mean, rstd) = statistics::<A, CENTRED>(m, row, eps);
+                    for (((dw, db), &x), &dy) in dw.iter_mut().zip(db.iter_mut()).zip(row).zip(dy) {
+                        *dw = m.fma((x - mean) * rstd, dy, *dw);
+                        *db = *db + dy;
+                    }
+                }
+            }
+            if out.is_empty() {
+                return out.fill(A::zero());
+            }
+            let scale = A::from_f64((n as f64).recip());
+            out.rows(
+                n,
+                #[inline(always)]
+                |i, out| {
+                    let (row, dy) = (&xs[i * n..(i + 1) * n], &grad[i * n..(i + 1) * n]);
+                    let (mean, rstd) = statistics::<A, CENTRED>(m, row, eps);
+                    let (plain, along) = row_sums(m, row, dy, w, mean);
+                    let plain = if CENTRED { plain * scale } else { A::zero() };
+                    let along = along * scale * rstd * rstd;
+                    out.map3(
+                        row,
+                        dy,
+                        w,
+                        #[inline(always)]
+                        |x, dy, w| rstd * m.fma(mean - x, along, m.fma(dy, w, -plain)),
+                    )
+                },
+            )
+        },
+    )
+}
+
+/// Sums of `g` and of `g (x - mean)`, `g = dy * w`.
+#[inline(always)]
+fn row_sums<A: Real>(m: Math, row: &[A], dy: &[A], w: &[A], mean: A) -> (A, A) {
+    let along = simd::fold3(
+        row,
+        dy,
+        w,
+        #[inline(always)]
+        |sum, x, dy, w| m.fma((x - mean) * dy, w, sum),
+    );
+    (simd::dot(m, dy, w), along)
+}
+
+impl<const CENTRED: bool> CustomOp1 for RowNorm<CENTRED> {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.forward(xs, layout, None, None)
+    }
+
+    fn bwd(&self, xs: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let [dx, _, _] = with_float!(xs.dtype(), Self::NAME, T => self.backward::<T>(xs, None, None, grad))?;
+        Ok(dx)
+    }
+}
+
+impl<const CENTRED: bool> CustomOp2 for RowNorm<CENTRED> {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn cpu_fwd(&self, xs: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.forward(xs, xl, Some((w, wl)), None)
+    }
+
+    fn bwd(&self, xs: &Tensor, w: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [dx, dw, _] = with_float!(xs.dtype(), Self::NAME, T => self.backward::<T>(xs, Some(w), None, grad))?;
+        Ok((dx, dw))
+    }
+}
+
+impl<const CENTRED: bool> CustomOp3 for RowNorm<CENTRED> {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xl: &Layout,
+        w: &CpuStorage,
+        wl: &Layout,
+        b: &CpuStorage,
+        bl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.forward(xs, xl, Some((w, wl)), Some((b, bl)))
+    }
+
+    fn bwd(
+        &self,
+        xs: &Tensor,
+        w: &Tensor,
+        b: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [dx, dw, db] = with_float!(xs.dtype(), Self::NAME, T => self.backward::<T>(xs, Some(w), Some(b), grad))?;
+        Ok((dx, dw, db))
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use candle_core::DType;
+    use candle_core::{DType, Device};
+    use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{Draw, check_gradients};
+    use crate::testing::{Draw, assert_close, check_gradients, gradients, strided, tolerance};
 
     #[test]
     fn gradients_are_exact() -> Result<()> {
         let mut draw = Draw::new(1);
         let xs = draw.normal(&[2, 3, 5], DType::F64)?;
         let (w, b) = (draw.normal(&[5], DType::F64)?, draw.normal(&[5], DType::F64)?);
-        check_gradients(&[xs, w, b], |t| layer_norm(&t[0], Some(&t[1]), Some(&t[2]), 1e-5));
+        check_gradients(&[xs.clone(), w.clone(), b.clone()], |t| layer_norm(&t[0], Some(&t[1]), Some(&t[2]), 1e-5));
+        check_gradients(&[xs.clone(), w], |t| layer_norm(&t[0], Some(&t[1]), None, 1e-5));
+        check_gradients(&[xs.clone(), b], |t| layer_norm(&t[0], None, Some(&t[1]), 1e-5));
+        check_gradients(&[xs], |t| layer_norm(&t[0], None, None, 1e-5));
         Ok(())
+    }
+
+    #[test]
+    fn wrong_shapes_and_types_are_refused() -> Result<()> {
+        let dev = Device::Cpu;
+        let (xs, w) = (Tensor::zeros((2, 3), DType::F32, &dev)?, Tensor::zeros(4, DType::F32, &dev)?);
+        assert!(layer_norm(&xs, Some(&w), None, 1e-5).is_err());
+        assert!(layer_norm(&xs, None, Some(&w), 1e-5).is_err());
+        assert!(layer_norm(&xs, Some(&Tensor::zeros(3, DType::F64, &dev)?), None, 1e-5).is_err());
+        assert!(layer_norm(&xs, None, None, -1.).is_err());
+        assert!(layer_norm(&Tensor::new(1f32, &dev)?, None, None, 1e-5).is_err());
+        assert!(layer_norm(&Tensor::zeros((2, 3), DType::U8, &dev)?, None, None, 1e-5).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn empty_tensors_and_nan_pass() -> Result<()> {
+        for shape in [(0, 3), (3, 0)] {
+            let xs = candle_core::Var::zeros(shape, DType::F32, &Device::Cpu)?;
+            let w = candle_core::Var::ones(shape.1, DType::F32, &Device::Cpu)?;
+            let ys = layer_norm(&xs, Some(&w), Some(&w), 1e-5)?;
+            assert_eq!(ys.dims(), xs.dims());
+            ys.sum_all()?.backward()?;
+        }
+        let xs = Tensor::new(&[[1f32, f32::NAN], [1., 3.]], &Device::Cpu)?;
+        let ys = layer_norm(&xs, None, None, 0.)?.to_vec2::<f32>()?;
+        assert!(ys[0].iter().all(|y| y.is_nan()));
+        assert_eq!(ys[1], [-1., 1.]);
+        Ok(())
+    }
+
+    #[test]
+    fn gradients_have_the_same_bits_on_any_number_of_threads() -> Result<()> {
+        let mut draw = Draw::new(2);
+        let xs = draw.normal(&[700, 65], DType::F32)?;
+        let (w, dy) = (draw.normal(&[65], DType::F32)?, draw.normal(&[700, 65], DType::F32)?);
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let grads = pool.install(|| {
+                gradients(&[xs.clone(), w.clone(), w.clone()], &dy, |t| {
+                    layer_norm(&t[0], Some(&t[1]), Some(&t[2]), 1e-6)
+                })
+            });
+            grads.unwrap().iter().map(|g| g.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(run(1), run(3));
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn agrees_with_the_reference(seed: u64, with_weight: bool, with_bias: bool) {
+            let mut draw = Draw::new(seed);
+            let mut shape = draw.shape(0..=3, 1..=6);
+            shape.push(draw.int(2..=70));
+            let dtype = draw.pick(&[DType::F32, DType::F64, DType::F16, DType::BF16]);
+            let c = shape[shape.len() - 1];
+            let inputs: Vec<Tensor> = [&shape[..], &[c], &[c]].iter().map(|s| strided(&mut draw, s, dtype).unwrap()).collect();
+            let some = |t: &[Tensor]| (with_weight.then(|| t[1].clone()), with_bias.then(|| t[2].clone()));
+            let ours = |t: &[Tensor]| { let (w, b) = some(t); layer_norm(&t[0], w.as_ref(), b.as_ref(), 1e-2) };
+            let theirs = |t: &[Tensor]| { let (w, b) = some(t); reference(&t[0], w.as_ref(), b.as_ref(), 1e-2) };
+            assert_close(&ours(&inputs).unwrap(), &theirs(&inputs).unwrap(), tolerance(dtype));
+            let used: Vec<usize> = [Some(0), with_weight.then_some(1), with_bias.then_some(2)].into_iter().flatten().collect();
+            let dy = strided(&mut draw, &shape, dtype).unwrap();
+            let vary = |f: &dyn Fn(&[Tensor]) -> Result<Tensor>| {
+                let varied: Vec<Tensor> = used.iter().map(|&i| inputs[i].clone()).collect();
+                gradients(&varied, &dy, |t| {
+                    let mut all = inputs.clone();
+                    for (&i, t) in used.iter().zip(t) { all[i] = t.clone(); }
+                    f(&all)
+                }).unwrap()
+            };
+            for (a, b) in vary(&ours).iter().zip(vary(&theirs)) {
+                assert_close(a, &b, 4. * tolerance(dtype));
+            }
+        }
     }
 }

@@ -3,15 +3,36 @@
 use candle_core::WithDType;
 use half::{bf16, f16};
 
-use super::coefficients::Coefficients;
+use super::{
+    coefficients::Coefficients,
+    parallel::{Uninit, fill_once},
+    simd::{Math, dispatch},
+};
 
 /// A number that kernels compute with: `f32` or `f64`.
-pub trait Real: Element<Acc = Self> + num_traits::Float + Coefficients + std::iter::Sum {}
+pub trait Real: Element<Acc = Self> + num_traits::Float + Coefficients {
+    /// Runs a kernel: in `f32` compiled for the best instruction set, in `f64`, which is for checking gradients, for the baseline
+    /// alone. Mark `f` as `#[inline(always)]`.
+    fn dispatch<R>(f: impl FnOnce(Math) -> R) -> R;
+}
 
-impl Real for f32 {}
-impl Real for f64 {}
+impl Real for f32 {
+    #[inline(always)]
+    fn dispatch<R>(f: impl FnOnce(Math) -> R) -> R {
+        dispatch(f)
+    }
+}
+
+impl Real for f64 {
+    #[inline(always)]
+    fn dispatch<R>(f: impl FnOnce(Math) -> R) -> R {
+        f(Math::BASELINE)
+    }
+}
 
 /// A number that tensors store; half precision is computed in `f32`.
+///
+/// Kernels are written for [`Real`] and see half precision converted block by block, so that there is one of each for `f32`.
 pub trait Element: WithDType + Send + Sync + Default {
     /// What to compute with.
     type Acc: Real;
@@ -21,6 +42,17 @@ pub trait Element: WithDType + Send + Sync + Default {
 
     /// From the type of the computation, rounded to nearest, ties to even.
     fn narrow(x: Self::Acc) -> Self;
+
+    /// A slice in the type of the computation: itself, or converted into `scratch`.
+    fn widen_slice<'s>(xs: &'s [Self], scratch: &'s mut Vec<Self::Acc>) -> &'s [Self::Acc];
+
+    /// Lets a kernel write a result in the type of the computation and stores it in this type.
+    fn produce<'a, F>(out: Uninit<'a, Self>, kernel: F) -> &'a mut [Self]
+    where
+        F: for<'b> FnOnce(Uninit<'b, Self::Acc>) -> &'b mut [Self::Acc];
+
+    /// A vector in the type of the computation, stored in this type.
+    fn narrow_vec(xs: Vec<Self::Acc>) -> Vec<Self>;
 }
 
 macro_rules! same {
@@ -37,13 +69,72 @@ macro_rules! same {
             fn narrow(x: $t) -> $t {
                 x
             }
+
+            fn widen_slice<'s>(xs: &'s [$t], _: &'s mut Vec<$t>) -> &'s [$t] {
+                xs
+            }
+
+            fn produce<'a, F>(out: Uninit<'a, $t>, kernel: F) -> &'a mut [$t]
+            where
+                F: for<'b> FnOnce(Uninit<'b, $t>) -> &'b mut [$t],
+            {
+                kernel(out)
+            }
+
+            fn narrow_vec(xs: Vec<$t>) -> Vec<$t> {
+                xs
+            }
         }
     )*};
 }
 same!(f32, f64);
 
+/// What both half types do by `widen` and `narrow`.
+macro_rules! through_f32 {
+    () => {
+        fn widen_slice<'s>(xs: &'s [Self], scratch: &'s mut Vec<f32>) -> &'s [f32] {
+            *scratch = fill_once(xs.len(), |out| {
+                dispatch(
+                    #[inline(always)]
+                    |_| {
+                        out.map(
+                            xs,
+                            #[inline(always)]
+                            |x: Self| x.widen(),
+                        )
+                    },
+                )
+            });
+            scratch
+        }
+
+        fn produce<'a, F>(out: Uninit<'a, Self>, kernel: F) -> &'a mut [Self]
+        where
+            F: for<'b> FnOnce(Uninit<'b, f32>) -> &'b mut [f32],
+        {
+            let wide = fill_once(out.len(), kernel);
+            dispatch(
+                #[inline(always)]
+                |_| {
+                    out.map(
+                        &wide,
+                        #[inline(always)]
+                        |x| Self::narrow(x),
+                    )
+                },
+            )
+        }
+
+        fn narrow_vec(xs: Vec<f32>) -> Vec<Self> {
+            xs.into_iter().map(Self::narrow).collect()
+        }
+    };
+}
+
 impl Element for bf16 {
     type Acc = f32;
+
+    through_f32!();
 
     #[inline(always)]
     fn widen(self) -> f32 {
@@ -63,6 +154,8 @@ impl Element for bf16 {
 // `half` converts one f16 at a time through a function call; without branches the loop around it vectorises.
 impl Element for f16 {
     type Acc = f32;
+
+    through_f32!();
 
     #[inline(always)]
     fn widen(self) -> f32 {

@@ -6,11 +6,12 @@
 
 pub mod coefficients;
 pub mod element;
+pub mod elementwise;
 pub mod parallel;
 pub mod rows;
 pub mod simd;
 
 pub use element::{Element, Real};
-pub use parallel::{Uninit, fill, fill_rows};
-pub use rows::{Rows, contiguous, cpu_slice};
+pub use parallel::{Uninit, fill, fill_once, fill_rows};
+pub use rows::{Rows, Scratch, contiguous, cpu_slice, wide_vec};
 pub use simd::{Math, dispatch};

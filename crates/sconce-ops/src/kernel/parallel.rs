@@ -31,6 +31,12 @@ impl<'a, T: Copy> Uninit<'a, T> {
         self.written()
     }
 
+    /// Writes a copy; panics when the lengths differ.
+    #[inline(always)]
+    pub fn copy(self, xs: &[T]) -> &'a mut [T] {
+        self.map(xs, |x| x)
+    }
+
     /// Writes `f(x)` for each `x`; panics when the lengths differ.
     #[inline(always)]
     pub fn map<A: Copy>(self, xs: &[A], f: impl Fn(A) -> T) -> &'a mut [T] {
@@ -100,6 +106,22 @@ pub fn rows_per_block(work: usize) -> usize {
     GRAIN.div_ceil(work.max(1))
 }
 
+/// Rows in a block whose by-product is a sum over its rows: at least as many as [`rows_per_block`], and so many that there are at
+/// most 64 sums to [`join`].
+pub fn rows_per_partial(rows: usize, work: usize) -> usize {
+    rows_per_block(work).max(rows.div_ceil(64))
+}
+
+/// The sum of vectors of one length, in order.
+pub fn join<A: Copy + std::ops::Add<Output = A>>(partials: Vec<Vec<A>>) -> Option<Vec<A>> {
+    partials.into_iter().reduce(|mut sum, part| {
+        for (sum, part) in sum.iter_mut().zip(part) {
+            *sum = *sum + part;
+        }
+        sum
+    })
+}
+
 /// Makes a vector of `rows * len` elements, written once: `f` is given a range of at most `block` rows and their memory,
 /// returns that memory written and a by-product. By-products come back in the order of the blocks.
 ///
@@ -126,7 +148,7 @@ where
     let products = if rows == 0 {
         Vec::new()
     } else if len == 0 {
-        (0..rows.div_ceil(block)).map(|i| run(i, &mut [])).collect()
+        (0..rows.div_ceil(block)).into_par_iter().map(|i| run(i, &mut [])).collect()
     } else if rows <= block {
         vec![run(0, spare)]
     } else {
@@ -138,6 +160,24 @@ where
         out.set_len(total);
     }
     (out, products)
+}
+
+/// A vector of `len` elements, written once by `f` on this thread.
+pub fn fill_once<T: Copy, F>(len: usize, f: F) -> Vec<T>
+where
+    F: for<'a> FnOnce(Uninit<'a, T>) -> &'a mut [T],
+{
+    let mut out: Vec<T> = Vec::with_capacity(len);
+    let spare = &mut out.spare_capacity_mut()[..len];
+    let place = (spare.as_ptr() as usize, len);
+    let done = f(Uninit(spare));
+    assert_eq!((done.as_ptr() as usize, done.len()), place, "the memory itself comes back");
+    #[expect(unsafe_code, reason = "the vector is written through its spare capacity")]
+    // SAFETY: the first `len` elements have just come back written.
+    unsafe {
+        out.set_len(len);
+    }
+    out
 }
 
 /// [`fill`] with blocks of about [`GRAIN`] elements and no by-products.

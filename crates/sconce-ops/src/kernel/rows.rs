@@ -1,8 +1,10 @@
 //! Reading tensors of any strides.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 use candle_core::{CpuStorage, Layout, Result, Storage, WithDType};
+
+use super::{element::Element, parallel::fill_rows};
 
 /// The elements of a tensor's CPU storage, for `tensor.storage_and_layout()`.
 ///
@@ -24,7 +26,7 @@ pub fn contiguous<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) ->
 }
 
 /// [`contiguous`] for a slice that is already typed.
-pub fn contiguous_slice<'a, T: Copy>(data: &'a [T], layout: &Layout) -> Cow<'a, [T]> {
+pub fn contiguous_slice<'a, T: Copy + Send + Sync>(data: &'a [T], layout: &Layout) -> Cow<'a, [T]> {
     // Views of nothing may point beyond the storage.
     if layout.shape().elem_count() == 0 {
         return Cow::Borrowed(&[]);
@@ -33,15 +35,7 @@ pub fn contiguous_slice<'a, T: Copy>(data: &'a [T], layout: &Layout) -> Cow<'a, 
         return Cow::Borrowed(&data[start..end]);
     }
     let rows = Rows::last(data, layout);
-    let mut out = Vec::with_capacity(rows.count() * rows.len());
-    for r in 0..rows.count() {
-        let line = rows.line(r);
-        match line.stride {
-            1 => out.extend_from_slice(&data[line.start..line.start + rows.len()]),
-            stride => out.extend((0..rows.len()).map(|i| data[line.start + i * stride])),
-        }
-    }
-    Cow::Owned(out)
+    Cow::Owned(fill_rows(rows.count(), rows.len(), |range, out| out.copy(rows.load(range, &mut Vec::new()))))
 }
 
 /// Where a row lies: its first element, and the step from one element to the next.
@@ -126,31 +120,53 @@ impl<'a, T: Copy> Rows<'a, T> {
         Line { start, stride: self.stride }
     }
 
-    /// Row `r` as a slice: borrowed where its elements are neighbours, else copied into `scratch`.
-    #[inline]
-    pub fn get<'s>(&self, r: usize, scratch: &'s mut Vec<T>) -> &'s [T]
+    /// Rows one after another in one slice: borrowed where they lie so, else copied into `scratch`.
+    pub fn load<'s>(&self, rows: Range<usize>, scratch: &'s mut Vec<T>) -> &'s [T]
     where
         'a: 's,
     {
-        if self.len == 0 {
+        let total = rows.len() * self.len;
+        if total == 0 {
             return &[];
         }
-        let line = self.line(r);
-        if self.stride == 1 || self.len == 1 {
-            return &self.data[line.start..line.start + self.len];
+        if let Some(block) = self.block(&rows) {
+            return block;
         }
         scratch.clear();
-        scratch.extend((0..self.len).map(|i| self.data[line.start + i * line.stride]));
+        if self.stride == 1 {
+            for r in rows {
+                let start = self.line(r).start;
+                scratch.extend_from_slice(&self.data[start..start + self.len]);
+            }
+            return scratch;
+        }
+        let Some(&(size, 1)) = self.outer.first() else {
+            for r in rows {
+                let line = self.line(r);
+                scratch.extend((0..self.len).map(|i| self.data[line.start + i * line.stride]));
+            }
+            return scratch;
+        };
+        // Neighbouring rows are neighbours in memory: read across them, a cache line at a time.
+        scratch.resize(total, self.data[self.start]);
+        let mut r = rows.start;
+        while r < rows.end {
+            let run = (size - r % size).min(rows.end - r).min(16);
+            let start = self.line(r).start;
+            let target = &mut scratch[(r - rows.start) * self.len..];
+            for i in 0..self.len {
+                let source = &self.data[start + i * self.stride..][..run];
+                for (j, &x) in source.iter().enumerate() {
+                    target[j * self.len + i] = x;
+                }
+            }
+            r += run;
+        }
         scratch
     }
 
-    /// The whole range of rows as one slice when they lie one after another, as in a contiguous tensor.
-    #[inline]
-    pub fn block(&self, rows: std::ops::Range<usize>) -> Option<&'a [T]> {
-        if self.is_empty() {
-            return Some(&[]);
-        }
-        let dense = self.stride == 1
+    fn block(&self, rows: &Range<usize>) -> Option<&'a [T]> {
+        let dense = (self.stride == 1 || self.len == 1)
             && match self.outer[..] {
                 [] => true,
                 [(_, step)] => step == self.len,
@@ -159,6 +175,28 @@ impl<'a, T: Copy> Rows<'a, T> {
         let start = self.start + rows.start * self.len;
         dense.then(|| &self.data[start..start + rows.len() * self.len])
     }
+}
+
+/// Room for [`Rows::wide`]; one serves one input.
+#[derive(Debug, Default)]
+pub struct Scratch<T: Element> {
+    rows: Vec<T>,
+    wide: Vec<T::Acc>,
+}
+
+impl<'a, T: Element> Rows<'a, T> {
+    /// Rows one after another in the type of the computation; borrowed where they lie so.
+    pub fn wide<'s>(&self, rows: Range<usize>, scratch: &'s mut Scratch<T>) -> &'s [T::Acc]
+    where
+        'a: 's,
+    {
+        T::widen_slice(self.load(rows, &mut scratch.rows), &mut scratch.wide)
+    }
+}
+
+/// All elements of a small tensor, such as a parameter, in the type of the computation.
+pub fn wide_vec<T: Element>(data: &[T], layout: &Layout) -> Vec<T::Acc> {
+    contiguous_slice(data, layout).iter().map(|x| x.widen()).collect()
 }
 
 #[cfg(test)]
@@ -174,7 +212,7 @@ mod tests {
         let x = Tensor::new(3f32, &Device::Cpu)?;
         let (s, l) = x.storage_and_layout();
         let rows = Rows::<f32>::last(cpu_slice(&s)?, l);
-        assert_eq!((rows.count(), rows.get(0, &mut vec![])), (1, &[3f32][..]));
+        assert_eq!((rows.count(), rows.load(0..1, &mut vec![])), (1, &[3f32][..]));
         Ok(())
     }
 
@@ -198,8 +236,9 @@ mod tests {
                 let want = if dim + 1 == shape.len() { want } else { x.permute(order).unwrap() };
                 let want = want.flatten_all().unwrap().to_vec1::<f32>().unwrap();
                 let mut got = vec![];
-                for r in 0..rows.count() {
-                    got.extend_from_slice(rows.get(r, &mut vec![]));
+                let block = draw.int(1..=5);
+                for start in (0..rows.count()).step_by(block) {
+                    got.extend_from_slice(rows.load(start..(start + block).min(rows.count()), &mut vec![]));
                 }
                 prop_assert_eq!(got, want);
             }

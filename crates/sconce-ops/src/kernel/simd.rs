@@ -6,7 +6,7 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::element::{Element, Real};
+use super::element::Real;
 
 /// Runs `f` compiled for the best instruction set of this machine.
 ///
@@ -46,6 +46,9 @@ pub struct Math {
 }
 
 impl Math {
+    /// Without any instruction beyond the platform's baseline.
+    pub(super) const BASELINE: Self = Self { fused: false };
+
     /// `a * b + c`, with one rounding where the machine has the instruction.
     #[inline(always)]
     pub fn fma<T: Real>(self, a: T, b: T, c: T) -> T {
@@ -139,46 +142,18 @@ fn clamp<T: Real>(x: T, low: T, high: T) -> T {
 const LANES: usize = 32;
 
 /// Folds `f` over the elements in 32 independent lanes and joins the lanes pairwise; the order, and so the bits,
-/// depend on the length alone. `f` must give the same as `join` when one side is `start`.
+/// depend on the length alone. `f` must give the same as `join` when one side is `start`. Mark both as `#[inline(always)]`.
 #[inline(always)]
-pub fn fold<T: Element>(
-    xs: &[T],
-    start: T::Acc,
-    f: impl Fn(T::Acc, T::Acc) -> T::Acc,
-    join: impl Fn(T::Acc, T::Acc) -> T::Acc,
-) -> T::Acc {
+pub fn fold<A: Real>(xs: &[A], start: A, f: impl Fn(A, A) -> A, join: impl Fn(A, A) -> A) -> A {
     let mut lanes = [start; LANES];
     let (chunks, rest) = xs.as_chunks::<LANES>();
     for chunk in chunks {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *lane = f(*lane, x.widen());
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = f(*lane, x);
         }
     }
-    for (lane, x) in lanes.iter_mut().zip(rest) {
-        *lane = f(*lane, x.widen());
-    }
-    join_lanes(lanes, join)
-}
-
-/// [`fold`] over pairs.
-#[inline(always)]
-pub fn fold2<T: Element, U: Element<Acc = T::Acc>>(
-    xs: &[T],
-    ys: &[U],
-    start: T::Acc,
-    f: impl Fn(T::Acc, T::Acc, T::Acc) -> T::Acc,
-    join: impl Fn(T::Acc, T::Acc) -> T::Acc,
-) -> T::Acc {
-    let mut lanes = [start; LANES];
-    let (xc, xr) = xs.as_chunks::<LANES>();
-    let (yc, yr) = ys.as_chunks::<LANES>();
-    for (x, y) in xc.iter().zip(yc) {
-        for ((lane, x), y) in lanes.iter_mut().zip(x).zip(y) {
-            *lane = f(*lane, x.widen(), y.widen());
-        }
-    }
-    for ((lane, x), y) in lanes.iter_mut().zip(xr).zip(yr) {
-        *lane = f(*lane, x.widen(), y.widen());
+    for (lane, &x) in lanes.iter_mut().zip(rest) {
+        *lane = f(*lane, x);
     }
     join_lanes(lanes, join)
 }
@@ -197,10 +172,10 @@ fn join_lanes<A: Copy>(mut lanes: [A; LANES], join: impl Fn(A, A) -> A) -> A {
 
 /// Sum of the elements.
 #[inline(always)]
-pub fn sum<T: Element>(xs: &[T]) -> T::Acc {
+pub fn sum<A: Real>(xs: &[A]) -> A {
     fold(
         xs,
-        T::Acc::default(),
+        A::zero(),
         #[inline(always)]
         |a, x| a + x,
         #[inline(always)]
@@ -208,14 +183,64 @@ pub fn sum<T: Element>(xs: &[T]) -> T::Acc {
     )
 }
 
+/// [`fold`] over pairs.
+#[inline(always)]
+pub fn fold2<A: Real>(xs: &[A], ys: &[A], start: A, f: impl Fn(A, A, A) -> A, join: impl Fn(A, A) -> A) -> A {
+    let mut lanes = [start; LANES];
+    let ((xc, xr), (yc, yr)) = (xs.as_chunks::<LANES>(), ys.as_chunks::<LANES>());
+    for (x, y) in xc.iter().zip(yc) {
+        for ((lane, &x), &y) in lanes.iter_mut().zip(x).zip(y) {
+            *lane = f(*lane, x, y);
+        }
+    }
+    for ((lane, &x), &y) in lanes.iter_mut().zip(xr).zip(yr) {
+        *lane = f(*lane, x, y);
+    }
+    join_lanes(lanes, join)
+}
+
+/// Sum of the products of pairs.
+#[inline(always)]
+pub fn dot<A: Real>(m: Math, xs: &[A], ys: &[A]) -> A {
+    fold2(
+        xs,
+        ys,
+        A::zero(),
+        #[inline(always)]
+        |a, x, y| m.fma(x, y, a),
+        #[inline(always)]
+        |a, b| a + b,
+    )
+}
+
+/// Adds up `f(sum, x, y, z)` over triples, in the manner of [`fold`].
+#[inline(always)]
+pub fn fold3<A: Real>(xs: &[A], ys: &[A], zs: &[A], f: impl Fn(A, A, A, A) -> A) -> A {
+    let mut lanes = [A::zero(); LANES];
+    let ((xc, xr), (yc, yr), (zc, zr)) = (xs.as_chunks::<LANES>(), ys.as_chunks::<LANES>(), zs.as_chunks::<LANES>());
+    for ((x, y), z) in xc.iter().zip(yc).zip(zc) {
+        for (((lane, &x), &y), &z) in lanes.iter_mut().zip(x).zip(y).zip(z) {
+            *lane = f(*lane, x, y, z);
+        }
+    }
+    for (((lane, &x), &y), &z) in lanes.iter_mut().zip(xr).zip(yr).zip(zr) {
+        *lane = f(*lane, x, y, z);
+    }
+    join_lanes(
+        lanes,
+        #[inline(always)]
+        |a, b| a + b,
+    )
+}
+
 /// Largest element; minus infinity when there is none. NaN is passed over.
 #[inline(always)]
-pub fn max<T: Element>(xs: &[T]) -> T::Acc {
-    fold(xs, num_traits::Float::neg_infinity(), larger, larger)
+pub fn max<A: Real>(xs: &[A]) -> A {
+    fold(xs, A::neg_infinity(), larger, larger)
 }
 
 #[inline(always)]
-fn larger<T: Real>(a: T, b: T) -> T {
+fn larger<A: Real>(a: A, b: A) -> A {
     if b > a { b } else { a }
 }
 
@@ -305,7 +330,7 @@ mod tests {
             }
         };
         dispatch(check);
-        check(Math { fused: false });
+        check(Math::BASELINE);
     }
 
     #[test]
@@ -314,7 +339,7 @@ mod tests {
             let xs: Vec<f64> = (1..=n).map(f64::from).collect();
             assert_eq!(sum(&xs), f64::from(n * (n + 1) / 2));
             assert_eq!(max(&xs), if n == 0 { f64::NEG_INFINITY } else { f64::from(n) });
-            let dot = fold2(&xs, &xs, 0., |a, x, y| a + x * y, |a, b| a + b);
+            let dot = dot(Math::BASELINE, &xs, &xs);
             assert_eq!(dot, xs.iter().map(|x| x * x).sum::<f64>());
         }
     }
