@@ -57,3 +57,29 @@ pub(crate) fn epsilon(op: &'static str, eps: f64) -> Result<()> {
 pub(crate) fn wide(dtype: DType) -> DType {
     if dtype == DType::F64 { DType::F64 } else { DType::F32 }
 }
+
+/// Weight and bias, or ones and zeros in their place, which take no gradient.
+pub(crate) fn affine(
+    xs: &Tensor,
+    len: usize,
+    weight: Option<&Tensor>,
+    bias: Option<&Tensor>,
+) -> Result<(Tensor, Tensor)> {
+    let weight = weight.cloned().map_or_else(|| Tensor::ones(len, xs.dtype(), xs.device()), Ok)?;
+    let bias = bias.cloned().map_or_else(|| Tensor::zeros(len, xs.dtype(), xs.device()), Ok)?;
+    Ok((weight, bias))
+}
+
+/// Applies `f`, which works along the last dimension, along another: the result is a permuted view.
+pub(crate) fn along(xs: &Tensor, dim: usize, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    let last = xs.rank() - 1;
+    if dim == last {
+        return f(xs);
+    }
+    let order: Vec<usize> = (0..=last).filter(|&d| d != dim).chain([dim]).collect();
+    let mut back = vec![0; last + 1];
+    for (position, &d) in order.iter().enumerate() {
+        back[d] = position;
+    }
+    f(&xs.permute(order)?)?.permute(back)
+}

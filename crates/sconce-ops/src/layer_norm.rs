@@ -1,10 +1,7 @@
 //! Layer normalisation, and the kernel that it shares with root-mean-square normalisation.
 
-use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, D, Error, Layout, Result, Shape, Tensor, WithDType,
-    backend::BackendStorage,
-};
-use num_traits::{One, Zero};
+use candle_core::{CpuStorage, CustomOp3, D, Error, Layout, Result, Shape, Tensor, WithDType, backend::BackendStorage};
+use num_traits::Zero;
 
 use crate::{
     check,
@@ -35,13 +32,8 @@ pub fn layer_norm(xs: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, e
     if !xs.device().is_cpu() {
         return reference(xs, weight, bias, eps);
     }
-    let kernel = RowNorm::<true> { eps };
-    match (weight, bias) {
-        (Some(weight), Some(bias)) => xs.apply_op3(weight, bias, kernel),
-        (Some(weight), None) => xs.apply_op2(weight, kernel),
-        (None, Some(bias)) => xs.apply_op1(kernel)?.broadcast_add(bias),
-        (None, None) => xs.apply_op1(kernel),
-    }
+    let (weight, bias) = check::affine(xs, c, weight, bias)?;
+    xs.apply_op3(&weight, &bias, RowNorm::<true> { eps })
 }
 
 /// The same by candle's own operations; differentiable.
@@ -89,74 +81,37 @@ pub(crate) fn statistics<A: Real, const CENTRED: bool>(m: Math, row: &[A], eps: 
     (mean, (squares / n + A::from_f64(eps)).sqrt().recip())
 }
 
-/// What an affine parameter holds, or nothing.
-type Parameter<'a> = Option<(&'a CpuStorage, &'a Layout)>;
-
 impl<const CENTRED: bool> RowNorm<CENTRED> {
-    const NAME: &'static str = if CENTRED { "layer_norm" } else { "rms_norm" };
-
-    fn forward(
-        &self,
-        storage: &CpuStorage,
-        layout: &Layout,
-        weight: Parameter<'_>,
-        bias: Parameter<'_>,
-    ) -> Result<(CpuStorage, Shape)> {
-        let storage = with_float!(storage.dtype(), Self::NAME, T => {
-            let rows = Rows::last(T::cpu_storage_as_slice(storage)?, layout);
-            let parameter = |t: Parameter<'_>, default| match t {
-                Some((storage, layout)) => Ok::<_, Error>(wide_vec(T::cpu_storage_as_slice(storage)?, layout)),
-                None => Ok(vec![default; rows.len()]),
-            };
-            let (w, b) = (parameter(weight, One::one())?, parameter(bias, Zero::zero())?);
-            let out = fill_rows(rows.count(), rows.len(), |range, out| {
-                let mut scratch = Scratch::default();
-                let xs = rows.wide(range, &mut scratch);
-                T::produce(out, |out| forward_block::<_, CENTRED>(xs, &w, &b, self.eps, out))
-            });
-            Ok::<_, Error>(T::to_cpu_storage_owned(out))
-        })?;
-        Ok((storage, layout.shape().clone()))
-    }
-
     /// Gradients for the input, the weight and the bias, of those that are wanted.
-    fn backward<T: Element>(
-        &self,
-        xs: &Tensor,
-        weight: Option<&Tensor>,
-        bias: Option<&Tensor>,
-        grad: &Tensor,
-    ) -> Result<[Option<Tensor>; 3]> {
-        let tracked = |t: Option<&Tensor>| t.is_some_and(Tensor::track_op);
-        let (want_dx, want_sums) = (xs.track_op(), tracked(weight) || tracked(bias));
+    fn backward<T: Element>(&self, xs: &Tensor, w: &Tensor, b: &Tensor, grad: &Tensor) -> Result<Gradients> {
+        let (want_dx, want_sums) = (xs.track_op(), w.track_op() || b.track_op());
         let ((xs_storage, xs_layout), (grad_storage, grad_layout)) =
             (xs.storage_and_layout(), grad.storage_and_layout());
         let xs_rows = Rows::<T>::last(cpu_slice(&xs_storage)?, xs_layout);
         let grad_rows = Rows::<T>::last(cpu_slice(&grad_storage)?, grad_layout);
         let n = xs_rows.len();
-        let w = match weight {
-            Some(weight) => weight.to_vec1::<T>()?.into_iter().map(Element::widen).collect(),
-            None => vec![T::Acc::one(); n],
-        };
+        let weight: Vec<T::Acc> = w.to_vec1::<T>()?.into_iter().map(Element::widen).collect();
         let block = if want_sums { rows_per_partial(xs_rows.count(), 2 * n) } else { rows_per_block(2 * n) };
         let (dx, partials) = fill(xs_rows.count(), if want_dx { n } else { 0 }, block, |range, out| {
             let (mut xs_scratch, mut grad_scratch) = (Scratch::default(), Scratch::default());
             let xs = xs_rows.wide(range.clone(), &mut xs_scratch);
             let grad = grad_rows.wide(range, &mut grad_scratch);
             let mut sums = vec![T::Acc::zero(); if want_sums { 2 * n } else { 0 }];
-            let out = T::produce(out, |out| backward_block::<_, CENTRED>(xs, grad, &w, self.eps, &mut sums, out));
+            let out = T::produce(out, |out| backward_block::<_, CENTRED>(xs, grad, &weight, self.eps, &mut sums, out));
             (out, sums)
         });
         let dx = want_dx.then(|| Tensor::from_vec(dx, xs.shape(), xs.device())).transpose()?;
         let mut dw = join(partials).unwrap_or_else(|| vec![T::Acc::zero(); 2 * n]);
         let db = if want_sums { dw.split_off(n) } else { Vec::new() };
-        let parameter = |t: Option<&Tensor>, sums| match t {
-            Some(t) if t.track_op() => Tensor::from_vec(T::narrow_vec(sums), t.shape(), t.device()).map(Some),
-            _ => Ok(None),
+        let parameter = |t: &Tensor, sums| match t.track_op() {
+            true => Tensor::from_vec(T::narrow_vec(sums), t.shape(), t.device()).map(Some),
+            false => Ok(None),
         };
-        Ok([dx, parameter(weight, dw)?, parameter(bias, db)?])
+        Ok((dx, parameter(w, dw)?, parameter(b, db)?))
     }
 }
+
+type Gradients = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
 
 fn forward_block<'a, A: Real, const CENTRED: bool>(
     xs: &[A],
@@ -252,39 +207,9 @@ fn row_sums<A: Real>(m: Math, row: &[A], dy: &[A], w: &[A], mean: A) -> (A, A) {
     (simd::dot(m, dy, w), along)
 }
 
-impl<const CENTRED: bool> CustomOp1 for RowNorm<CENTRED> {
-    fn name(&self) -> &'static str {
-        Self::NAME
-    }
-
-    fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.forward(xs, layout, None, None)
-    }
-
-    fn bwd(&self, xs: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let [dx, _, _] = with_float!(xs.dtype(), Self::NAME, T => self.backward::<T>(xs, None, None, grad))?;
-        Ok(dx)
-    }
-}
-
-impl<const CENTRED: bool> CustomOp2 for RowNorm<CENTRED> {
-    fn name(&self) -> &'static str {
-        Self::NAME
-    }
-
-    fn cpu_fwd(&self, xs: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.forward(xs, xl, Some((w, wl)), None)
-    }
-
-    fn bwd(&self, xs: &Tensor, w: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [dx, dw, _] = with_float!(xs.dtype(), Self::NAME, T => self.backward::<T>(xs, Some(w), None, grad))?;
-        Ok((dx, dw))
-    }
-}
-
 impl<const CENTRED: bool> CustomOp3 for RowNorm<CENTRED> {
     fn name(&self) -> &'static str {
-        Self::NAME
+        if CENTRED { "layer_norm" } else { "rms_norm" }
     }
 
     fn cpu_fwd(
@@ -296,19 +221,22 @@ impl<const CENTRED: bool> CustomOp3 for RowNorm<CENTRED> {
         b: &CpuStorage,
         bl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        self.forward(xs, xl, Some((w, wl)), Some((b, bl)))
+        let storage = with_float!(xs.dtype(), self.name(), T => {
+            let rows = Rows::<T>::last(T::cpu_storage_as_slice(xs)?, xl);
+            let w = wide_vec(T::cpu_storage_as_slice(w)?, wl);
+            let b = wide_vec(T::cpu_storage_as_slice(b)?, bl);
+            let out = fill_rows(rows.count(), rows.len(), |range, out| {
+                let mut scratch = Scratch::default();
+                let xs = rows.wide(range, &mut scratch);
+                T::produce(out, |out| forward_block::<_, CENTRED>(xs, &w, &b, self.eps, out))
+            });
+            Ok::<_, Error>(T::to_cpu_storage_owned(out))
+        })?;
+        Ok((storage, xl.shape().clone()))
     }
 
-    fn bwd(
-        &self,
-        xs: &Tensor,
-        w: &Tensor,
-        b: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [dx, dw, db] = with_float!(xs.dtype(), Self::NAME, T => self.backward::<T>(xs, Some(w), Some(b), grad))?;
-        Ok((dx, dw, db))
+    fn bwd(&self, xs: &Tensor, w: &Tensor, b: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Gradients> {
+        with_float!(xs.dtype(), self.name(), T => self.backward::<T>(xs, w, b, grad))
     }
 }
 

@@ -28,7 +28,11 @@ pub fn pinv(xs: &Tensor, iterations: usize) -> Result<Tensor> {
     let dtype = check::wide(xs.dtype());
     let a = xs.to_dtype(dtype)?.reshape(((), n, n))?; // (B, N, N)
     let abs = a.abs()?;
-    let largest = |dim: D| abs.sum(dim)?.flatten_all()?.max(0);
+    // One of equal sums takes the gradient; candle's `max` would give it to each of them in full.
+    let largest = |dim: D| {
+        let sums = abs.sum(dim)?.flatten_all()?;
+        sums.index_select(&sums.argmax_keepdim(0)?, 0)?.squeeze(0)
+    };
     let scale = (largest(D::Minus1)? * largest(D::Minus2)?)?;
     let identity = Tensor::eye(n, dtype, xs.device())?;
     let minus = |factor: f64, t: &Tensor| (&identity * factor)?.broadcast_sub(t);
@@ -41,4 +45,55 @@ pub fn pinv(xs: &Tensor, iterations: usize) -> Result<Tensor> {
         z = (z.matmul(&inner)? * 0.25)?;
     }
     z.reshape(xs.shape())?.to_dtype(xs.dtype())
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+    use crate::{
+        softmax,
+        testing::{Draw, assert_close, check_gradients},
+    };
+
+    #[test]
+    fn inverts_well_conditioned_matrices() -> Result<()> {
+        let eye = Tensor::eye(5, DType::F64, &Device::Cpu)?;
+        let a = (Draw::new(1).normal(&[2, 3, 5, 5], DType::F64)? * 0.1)?.broadcast_add(&eye)?;
+        let product = a.matmul(&pinv(&a, 12)?)?;
+        assert_close(&product, &eye.broadcast_as((2, 3, 5, 5))?.contiguous()?, 1e-9);
+        Ok(())
+    }
+
+    #[test]
+    fn no_iteration_leaves_the_scaled_transpose() -> Result<()> {
+        let a = Tensor::new(&[[1f64, -2.], [3., 4.]], &Device::Cpu)?;
+        assert_close(&pinv(&a, 0)?, &(a.t()? / 42.)?, 1e-12);
+        Ok(())
+    }
+
+    #[test]
+    fn gradients_are_exact() -> Result<()> {
+        let logits = Draw::new(2).normal(&[2, 3, 3], DType::F64)?;
+        check_gradients(&[logits.clone()], |t| pinv(&softmax(&t[0], 2)?, 3));
+        check_gradients(&[logits], |t| pinv(&t[0], 2));
+        Ok(())
+    }
+
+    #[test]
+    fn wrong_input_is_refused_and_half_precision_is_computed_in_single() -> Result<()> {
+        let dev = Device::Cpu;
+        assert!(pinv(&Tensor::zeros((2, 3), DType::F32, &dev)?, 6).is_err());
+        assert!(pinv(&Tensor::zeros(3, DType::F32, &dev)?, 6).is_err());
+        assert!(pinv(&Tensor::zeros((3, 3), DType::U8, &dev)?, 6).is_err());
+        assert_eq!(pinv(&Tensor::zeros((0, 3, 3), DType::F32, &dev)?, 6)?.dims(), [0, 3, 3]);
+        let a = softmax(&Draw::new(3).normal(&[4, 4], DType::F32)?, 1)?;
+        for dtype in [DType::F16, DType::BF16] {
+            let half = a.to_dtype(dtype)?;
+            let want = pinv(&half.to_dtype(DType::F32)?, 6)?;
+            assert_close(&pinv(&half, 6)?, &want, crate::testing::tolerance(dtype));
+        }
+        Ok(())
+    }
 }

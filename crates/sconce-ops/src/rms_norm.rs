@@ -24,11 +24,8 @@ pub fn rms_norm(xs: &Tensor, weight: Option<&Tensor>, eps: f64) -> Result<Tensor
     if !xs.device().is_cpu() {
         return reference(xs, weight, eps);
     }
-    let kernel = RowNorm::<false> { eps };
-    match weight {
-        Some(weight) => xs.apply_op2(weight, kernel),
-        None => xs.apply_op1(kernel),
-    }
+    let (weight, bias) = check::affine(xs, c, weight, None)?;
+    xs.apply_op3(&weight, &bias, RowNorm::<false> { eps })
 }
 
 /// The same by candle's own operations; differentiable.
