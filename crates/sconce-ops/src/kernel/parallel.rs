@@ -1,6 +1,10 @@
 //! Results cut into blocks that threads fill.
 
-use std::{mem::MaybeUninit, ops::Range};
+use std::{
+    mem::MaybeUninit,
+    ops::Range,
+    sync::{Mutex, PoisonError},
+};
 
 use rayon::prelude::*;
 
@@ -137,30 +141,54 @@ where
     let mut out: Vec<T> = Vec::with_capacity(total);
     let spare = &mut out.spare_capacity_mut()[..total];
     let block = block.clamp(1, rows.max(1));
-    let run = |i: usize, chunk: &mut [MaybeUninit<T>]| {
+    let products: Vec<Mutex<Option<P>>> = (0..rows.div_ceil(block)).map(|_| Mutex::new(None)).collect();
+    let memory = Shared(spare.as_mut_ptr());
+    for_each(products.len(), &|i| {
+        let range = i * block..((i + 1) * block).min(rows);
+        #[expect(unsafe_code, reason = "parallel iterators over chunks would be compiled anew for every kernel")]
+        // SAFETY: ranges of different blocks are disjoint and within `rows`, so each slice lies within `spare`, which outlives
+        // the loop, and is no one else's.
+        let chunk = unsafe {
+            let start = memory.get().add(range.start * len);
+            std::slice::from_raw_parts_mut(start, range.len() * len)
+        };
         let place = (chunk.as_ptr() as usize, chunk.len());
-        let start = i * block;
-        let (done, product) = f(start..(start + block).min(rows), Uninit(chunk));
+        let (done, product) = f(range, Uninit(chunk));
         // What makes `set_len` below sound: a written slice that is this very chunk.
         assert_eq!((done.as_ptr() as usize, done.len()), place, "the block itself comes back");
-        product
-    };
-    let products = if rows == 0 {
-        Vec::new()
-    } else if len == 0 {
-        (0..rows.div_ceil(block)).into_par_iter().map(|i| run(i, &mut [])).collect()
-    } else if rows <= block {
-        vec![run(0, spare)]
-    } else {
-        spare.par_chunks_mut(block * len).enumerate().map(|(i, chunk)| run(i, chunk)).collect()
-    };
+        *products[i].lock().unwrap_or_else(PoisonError::into_inner) = Some(product);
+    });
     #[expect(unsafe_code, reason = "the vector is written in parallel through its spare capacity")]
-    // SAFETY: the chunks cover the first `total` elements, and `run` has seen each of them come back written.
+    // SAFETY: the blocks cover the first `total` elements, and each of them has come back written.
     unsafe {
         out.set_len(total);
     }
-    (out, products)
+    let product = |p: Mutex<Option<P>>| p.into_inner().unwrap_or_else(PoisonError::into_inner);
+    (out, products.into_iter().filter_map(product).collect())
 }
+
+/// Runs `f` for each of `0..count` on the threads of the current rayon pool; a single one on the calling thread.
+///
+/// It is compiled once for all kernels: rayon's own iterators, made anew for each closure, would be most of this crate's code.
+pub fn for_each(count: usize, f: &(dyn Fn(usize) + Sync)) {
+    match count {
+        0 | 1 => (0..count).for_each(f),
+        _ => (0..count).into_par_iter().for_each(f),
+    }
+}
+
+/// A pointer that threads may share, for slices that do not overlap.
+struct Shared<T>(*mut T);
+
+impl<T> Shared<T> {
+    fn get(&self) -> *mut T {
+        self.0
+    }
+}
+
+#[expect(unsafe_code, reason = "raw pointers are not shared by themselves")]
+// SAFETY: what the pointer is used for makes sure that no element is reached from two threads; elements may move to threads.
+unsafe impl<T: Send> Sync for Shared<T> {}
 
 /// A vector of `len` elements, written once by `f` on this thread.
 pub fn fill_once<T: Copy, F>(len: usize, f: F) -> Vec<T>
