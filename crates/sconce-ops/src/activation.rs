@@ -351,7 +351,7 @@ mod tests {
             let ones = x.ones_like()?;
             let slope = match f {
                 Activation::Identity => ones,
-                _ => gradients(&[x.clone()], &ones, |t| f.forward(&t[0]))?.remove(0),
+                _ => gradients(std::slice::from_ref(&x), &ones, |t| f.forward(&t[0]))?.remove(0),
             };
             for y in [f.forward(&x)?, slope] {
                 assert!(y.to_vec1::<f32>()?.iter().all(|y| y.is_finite()), "{f:?}: {y}");
@@ -395,7 +395,7 @@ mod tests {
             assert_close(&f.forward(&x).unwrap(), &reference(&x, f).unwrap(), tolerance(dtype));
             if f != Activation::Identity {
                 let dy = strided(&mut draw, &shape, dtype).unwrap();
-                let ours = gradients(&[x.clone()], &dy, |t| f.forward(&t[0])).unwrap();
+                let ours = gradients(std::slice::from_ref(&x), &dy, |t| f.forward(&t[0])).unwrap();
                 let theirs = gradients(&[x], &dy, |t| reference(&t[0], f)).unwrap();
                 assert_close(&ours[0], &theirs[0], tolerance(dtype));
             }

@@ -149,7 +149,7 @@ fn slopes<'a, A: Real>(xs: &[A], classes: &[u32], smoothing: f64, scale: f64, ou
                         |x| m.fma(m.exp(x - top), factor, -every),
                     );
                     let class = &mut out[classes[i] as usize];
-                    *class = *class - on;
+                    *class -= on;
                     out
                 },
             )

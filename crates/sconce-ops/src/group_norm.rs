@@ -121,7 +121,7 @@ impl GroupNorm {
                 let group = r % self.groups * channels;
                 for (total, sums) in totals.iter_mut().zip(row.chunks_exact(channels)) {
                     for (total, &sum) in total[group..].iter_mut().zip(sums) {
-                        *total = *total + sum;
+                        *total += sum;
                     }
                 }
             }

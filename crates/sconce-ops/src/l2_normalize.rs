@@ -166,7 +166,7 @@ mod tests {
         for eps in [0., 1e-12] {
             assert_eq!(l2_normalize(&xs, 1, eps)?.to_vec2::<f32>()?, [[0.; 3]; 2]);
         }
-        let grads = gradients(&[xs.clone()], &xs.ones_like()?, |t| l2_normalize(&t[0], 1, 1e-12))?;
+        let grads = gradients(std::slice::from_ref(&xs), &xs.ones_like()?, |t| l2_normalize(&t[0], 1, 1e-12))?;
         assert!(grads[0].flatten_all()?.to_vec1::<f32>()?.iter().all(|g| g.is_finite()));
         Ok(())
     }

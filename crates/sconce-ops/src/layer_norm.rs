@@ -164,7 +164,7 @@ fn backward_block<'a, A: Real, const CENTRED: bool>(
                     let (mean, rstd) = statistics::<A, CENTRED>(m, row, eps);
                     for (((dw, db), &x), &dy) in dw.iter_mut().zip(db.iter_mut()).zip(row).zip(dy) {
                         *dw = m.fma((x - mean) * rstd, dy, *dw);
-                        *db = *db + dy;
+                        *db += dy;
                     }
                 }
             }

@@ -111,7 +111,7 @@ fn block<'a, A: Real>(xs: &[A], n: usize, out: Uninit<'a, A>) -> &'a mut [A] {
                     );
                     let scale = simd::sum(out).recip();
                     for y in out.iter_mut() {
-                        *y = *y * scale;
+                        *y *= scale;
                     }
                     out
                 },
