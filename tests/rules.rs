@@ -194,3 +194,25 @@ fn unsafe_stands_only_in_the_ops() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+fn size(path: &Path) -> u64 {
+    match fs::read_dir(path) {
+        Ok(entries) => entries.map(|e| size(&e.expect("an entry").path())).sum(),
+        Err(_) => fs::metadata(path).map_or(0, |file| file.len()),
+    }
+}
+
+#[test]
+fn the_repository_stays_small() {
+    const MIB: u64 = 1 << 20;
+    let golden = size(&root().join("tests/golden"));
+    assert!(golden <= 16 * MIB, "tests/golden holds {golden} bytes");
+    let parts = [".ci", "assets", "crates", "docs", "examples", "tests", "Cargo.lock", "README.md", "CHANGELOG.md"];
+    let tree: u64 = parts.iter().map(|part| size(&root().join(part))).sum();
+    assert!(tree <= 40 * MIB, "the tree holds {tree} bytes");
+    for (name, path) in crates() {
+        // crates.io takes 10 MiB, compressed; what does not compress must not come near.
+        let bytes = size(&path);
+        assert!(bytes <= 10 * MIB, "{name} holds {bytes} bytes");
+    }
+}

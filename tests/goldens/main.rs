@@ -12,8 +12,8 @@ mod norm_eps;
 mod resnet;
 mod vit;
 
-use libtest_mimic::{Arguments, Completion, Trial};
-use sconce_tests::golden::{Case, Run, discover, folder};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use sconce_tests::golden::{Case, Run, discover, folder, small_tier};
 
 /// The systems that this library has. Add a line and a module to teach the harness another one.
 const SYSTEMS: &[(&str, Run)] = &[
@@ -32,7 +32,18 @@ fn main() {
     let root = folder();
     let trials = match discover(&root) {
         Ok(cases) if cases.is_empty() => vec![failed(format!("no case in {}", root.display()))],
-        Ok(cases) => cases.into_iter().map(trial).collect(),
+        Ok(cases) => {
+            let covered = SYSTEMS.iter().map(|(system, _)| {
+                let present = cases.iter().any(|case| case.system == *system);
+                (system.to_string(), present)
+            });
+            let covered: Vec<_> = covered.collect();
+            let mut trials: Vec<_> = cases.into_iter().map(trial).collect();
+            if root == small_tier() {
+                trials.push(Trial::test("the small tier has a case of every system", move || every_system(&covered)));
+            }
+            trials
+        }
         Err(error) => vec![failed(error.to_string())],
     };
     libtest_mimic::run(&arguments, trials).exit();
@@ -46,6 +57,11 @@ fn trial(case: Case) -> Trial {
             Trial::ignorable_test(case.id(), move || Ok(Completion::ignored_with(reason)))
         }
     }
+}
+
+fn every_system(covered: &[(String, bool)]) -> Result<(), Failed> {
+    let missing: Vec<_> = covered.iter().filter(|(_, present)| !present).map(|(system, _)| system).collect();
+    if missing.is_empty() { Ok(()) } else { Err(format!("no case of {missing:?}").into()) }
 }
 
 /// An empty or unreadable folder is a failure: a run of no tests would look like success.

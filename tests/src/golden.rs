@@ -12,7 +12,7 @@ mod compare;
 mod tensors;
 mod weights;
 
-pub use case::{Case, discover, folder};
+pub use case::{Case, discover, folder, small_tier};
 pub use compare::{DOUBLE, GRADIENT, OUTPUT, Tolerance, compare, equal};
 pub use tensors::Tensors;
 pub use weights::{Weights, backward, check_double, check_gradients, check_outputs};

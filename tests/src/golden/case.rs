@@ -18,10 +18,14 @@ pub struct Case {
     stem: Option<String>,
 }
 
-/// The golden folder: `SCONCE_GOLDEN_DIR`, or the small tier kept beside these tests.
+/// The golden folder: `SCONCE_GOLDEN_DIR`, or the small tier.
 pub fn folder() -> PathBuf {
-    std::env::var_os("SCONCE_GOLDEN_DIR")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("golden"), PathBuf::from)
+    std::env::var_os("SCONCE_GOLDEN_DIR").map_or_else(small_tier, PathBuf::from)
+}
+
+/// The goldens that are kept beside these tests.
+pub fn small_tier() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
 }
 
 /// Every case under `root`, ordered by system and name.
@@ -146,5 +150,51 @@ impl Case {
     /// When the file cannot be read.
     pub fn weights(&self) -> Result<Tensors> {
         Tensors::open(&self.path("weights.safetensors"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn cases_are_found_in_both_layouts() {
+        let root = tempfile::tempdir().unwrap();
+        for file in [
+            "vit/b/io.safetensors",
+            "vit/a/config.json",
+            "norm/io.safetensors",
+            "clip/x.json",
+            "clip/x.safetensors",
+            "clip/y.png",
+        ] {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "{}").unwrap();
+        }
+        fs::write(root.path().join("README.md"), "").unwrap();
+        let cases = discover(root.path()).unwrap();
+        assert_eq!(cases.iter().map(Case::id).collect::<Vec<_>>(), ["clip/x", "norm", "vit/a", "vit/b"]);
+        assert!(cases[0].json().is_ok() && cases[2].json().is_ok());
+        assert!(cases[0].sibling("z").file("json").ends_with("clip/z.json"));
+        assert!(cases[2].sibling("c").path("config.json").ends_with("vit/c/config.json"));
+        assert!(discover(&root.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn an_option_that_is_not_known_is_named() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Options {
+            #[serde(rename = "depth")]
+            _depth: usize,
+        }
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("vit/a")).unwrap();
+        fs::write(root.path().join("vit/a/config.json"), r#"{"config": {"depth": 2, "qk_norm": true}}"#).unwrap();
+        let error = discover(root.path()).unwrap()[0].config::<Options>().unwrap_err().to_string();
+        assert!(error.contains("qk_norm") && error.contains("config.json"), "{error}");
     }
 }
