@@ -2,14 +2,18 @@
 
 use super::filter::{PRECISION_BITS, Weights};
 use super::{Size, Window};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::ops::Range;
+
+// Sums cannot overflow, but only wrapping arithmetic is free of checks in every profile, and so vectorised.
 
 /// Half of one grey level: makes the final shift round.
 const HALF: i32 = 1 << (PRECISION_BITS - 1);
 /// Multiply-adds below which a pass is not worth a second thread.
 const TASK: usize = 1 << 18;
 
+#[inline(always)]
 fn clip(sum: i32) -> u8 {
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }
@@ -32,47 +36,64 @@ pub(super) fn horizontal(pixels: &[u8], channels: usize, width: u32, rows: Range
     let row_out = weights.first.len() * channels;
     let source = &pixels[rows.start * row_in..rows.end * row_in];
     let mut output = vec![0u8; rows.len() * row_out];
+    // Each weight once for every channel, to run along the interleaved samples.
+    let fixed: Vec<i32> = weights.fixed.iter().flat_map(|&weight| std::iter::repeat_n(weight, channels)).collect();
+    let run = weights.taps * channels;
     let arch = pulp::Arch::new();
     for_rows(&mut output, row_out, row_out * weights.taps, |row, out| {
-        let line = &source[row * row_in..][..row_in];
-        arch.dispatch(
-            #[inline(always)]
-            || match channels {
-                1 => line_of::<1>(line, out, weights),
-                2 => line_of::<2>(line, out, weights),
-                3 => line_of::<3>(line, out, weights),
-                _ => line_of::<4>(line, out, weights),
-            },
-        );
+        // Weights past the end are zero, and so is what they weigh.
+        let mut line = vec![0u8; row_in + run];
+        line[..row_in].copy_from_slice(&source[row * row_in..][..row_in]);
+        arch.dispatch(DotProducts { line: &line, channels, first: &weights.first, fixed: &fixed, run, out });
     });
     output
 }
 
-/// One row: the channels are split into planes, so that a weighted sum is a dot product of contiguous runs.
-#[inline(always)]
-fn line_of<const C: usize>(line: &[u8], out: &mut [u8], weights: &Weights) {
-    const L: usize = Weights::LANES;
-    let width = line.len() / C;
-    // Padded weights are zero, and the planes are padded to match.
-    let stride = width + weights.taps;
-    let mut planes = vec![0u8; stride * C];
-    for (channel, plane) in planes.chunks_exact_mut(stride).enumerate() {
-        for (value, pixel) in plane.iter_mut().zip(line.as_chunks::<C>().0) {
-            *value = pixel[channel];
+/// One row of the horizontal pass. A struct, not a closure: a closure's body may stay behind in a function of its
+/// own, compiled for the baseline.
+struct DotProducts<'a> {
+    line: &'a [u8],
+    channels: usize,
+    first: &'a [usize],
+    fixed: &'a [i32],
+    run: usize,
+    out: &'a mut [u8],
+}
+
+impl WithSimd for DotProducts<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        match self.channels {
+            1 => self.compute::<1, 8>(),
+            2 => self.compute::<2, 16>(),
+            3 => self.compute::<3, 24>(),
+            _ => self.compute::<4, 32>(),
         }
     }
-    let fixed = weights.fixed.chunks_exact(weights.taps);
-    for ((pixel, &first), fixed) in out.as_chunks_mut::<C>().0.iter_mut().zip(&weights.first).zip(fixed) {
-        let fixed = fixed.as_chunks::<L>().0;
-        for (value, plane) in pixel.iter_mut().zip(planes.chunks_exact(stride)) {
-            let run = plane[first..first + weights.taps].as_chunks::<L>().0;
-            let mut sums = [0i32; L];
-            for (run, fixed) in run.iter().zip(fixed) {
-                for lane in 0..L {
-                    sums[lane] += i32::from(run[lane]) * fixed[lane];
+}
+
+impl DotProducts<'_> {
+    /// `C` channels in `N` lanes, which are [`Weights::LANES`] pixels: a lane always has the same channel.
+    #[inline(always)]
+    fn compute<const C: usize, const N: usize>(self) {
+        let Self { line, first, fixed, run, out, .. } = self;
+        for ((pixel, &first), fixed) in out.as_chunks_mut::<C>().0.iter_mut().zip(first).zip(fixed.chunks_exact(run)) {
+            let mut sums = [0i32; N];
+            let samples = &line[first * C..first * C + run];
+            for (samples, fixed) in samples.as_chunks::<N>().0.iter().zip(fixed.as_chunks::<N>().0) {
+                for lane in 0..N {
+                    sums[lane] = sums[lane].wrapping_add(i32::from(samples[lane]).wrapping_mul(fixed[lane]));
                 }
             }
-            *value = clip(sums.iter().sum::<i32>() + HALF);
+            // Halving keeps the channels apart.
+            for half in [4 * C, 2 * C, C] {
+                for lane in 0..half {
+                    sums[lane] = sums[lane].wrapping_add(sums[lane + half]);
+                }
+            }
+            pixel.iter_mut().zip(sums).for_each(|(value, sum)| *value = clip(sum.wrapping_add(HALF)));
         }
     }
 }
@@ -85,32 +106,48 @@ pub(super) fn vertical(pixels: &[u8], channels: usize, width: u32, weights: &Wei
     for_rows(&mut output, row_len, row_len * weights.taps, |row, out| {
         let source = &pixels[weights.first[row] * row_len..];
         let fixed = weights.of(row);
-        arch.dispatch(
-            #[inline(always)]
-            || column_sums(source, row_len, fixed, out),
-        );
+        arch.dispatch(ColumnSums { source, row_len, fixed, out });
     });
     output
 }
 
-/// One output row: a weighted sum of source rows, in tiles that stay in registers.
-#[inline(always)]
-fn column_sums(source: &[u8], row_len: usize, fixed: &[i32], out: &mut [u8]) {
-    const TILE: usize = 32;
-    for (tile, out) in out.chunks_mut(TILE).enumerate() {
-        let start = tile * TILE;
-        let mut sums = [HALF; TILE];
-        for (row, &weight) in fixed.iter().enumerate() {
-            let run = &source[row * row_len + start..][..out.len()];
-            if let Ok(run) = <&[u8; TILE]>::try_from(run) {
-                for lane in 0..TILE {
-                    sums[lane] += i32::from(run[lane]) * weight;
+/// One output row of the vertical pass: a weighted sum of source rows, in tiles that stay in registers.
+struct ColumnSums<'a> {
+    source: &'a [u8],
+    row_len: usize,
+    fixed: &'a [i32],
+    out: &'a mut [u8],
+}
+
+impl WithSimd for ColumnSums<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        const TILE: usize = 64;
+        let Self { source, row_len, fixed, out } = self;
+        let (tiles, rest) = out.as_chunks_mut::<TILE>();
+        let start = tiles.len() * TILE;
+        for (tile, out) in tiles.iter_mut().enumerate() {
+            let mut sums = [HALF; TILE];
+            for (&weight, row) in fixed.iter().zip(source.chunks(row_len)) {
+                if let Some(run) = row[tile * TILE..].first_chunk::<TILE>() {
+                    for lane in 0..TILE {
+                        sums[lane] = sums[lane].wrapping_add(i32::from(run[lane]).wrapping_mul(weight));
+                    }
                 }
-            } else {
-                sums.iter_mut().zip(run).for_each(|(sum, &value)| *sum += i32::from(value) * weight);
+            }
+            for lane in 0..TILE {
+                out[lane] = clip(sums[lane]);
             }
         }
-        out.iter_mut().zip(sums).for_each(|(out, sum)| *out = clip(sum));
+        for (column, out) in rest.iter_mut().enumerate() {
+            let mut sum = HALF;
+            for (&weight, row) in fixed.iter().zip(source.chunks(row_len)) {
+                sum = sum.wrapping_add(i32::from(row[start + column]).wrapping_mul(weight));
+            }
+            *out = clip(sum);
+        }
     }
 }
 
