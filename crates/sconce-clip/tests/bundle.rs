@@ -5,6 +5,7 @@ use sconce_clip::{
     Bundle, Clip, ClipTokenizer, Config, Error, Pretrained, ResNetConfig, TextConfig, Tokenize, TokenizerSpec,
     TransformerConfig, VitConfig, ZeroShotClassifier, contrastive_loss, retrieve, weights, zero_shot,
 };
+use sconce_data::{Filter, ResizeMode, Size};
 use sconce_nn::{Checkpoint, ParamStore, SaveOptions, save_tensors};
 use serde_json::{Value, json};
 use std::{fs, path::Path};
@@ -122,7 +123,8 @@ fn the_same_weights_in_every_format_give_the_same_features() -> Outcome {
     let open_clip = json!({"model_cfg": {"embed_dim": 16, "quick_gelu": true,
         "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8},
         "text_cfg": {"context_length": 24, "vocab_size": 534, "width": 64, "heads": 1, "layers": 2}},
-        "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}});
+        "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "interpolation": "bilinear",
+            "resize_mode": "squash"}});
     let custom = |n: &str| if n.starts_with("visual.") || n == "logit_scale" { n.into() } else { format!("text.{n}") };
     for (name, tensors) in [("open_clip", tensors(&store)), ("custom_text", renamed(&store, custom))] {
         fs::create_dir(at(name))?;
@@ -131,6 +133,8 @@ fn the_same_weights_in_every_format_give_the_same_features() -> Outcome {
         let loaded = Bundle::load(at(name), DType::F32, &CPU)?;
         assert_eq!(features(&loaded)?, expected, "{name}");
         assert_eq!(loaded.pretrained.preprocess.normalize.std, [0.25; 3]);
+        assert_eq!(loaded.pretrained.preprocess.filter, Filter::Bilinear);
+        assert_eq!(loaded.pretrained.preprocess.resize, ResizeMode::Exact(Size::square(32)));
         assert!(loaded.tokenizer.truncates());
     }
 
@@ -185,6 +189,26 @@ fn a_resnet_is_inferred_from_its_checkpoint() -> Outcome {
     let loaded = Bundle::load(&file, DType::F32, &CPU)?;
     assert_eq!(loaded.pretrained.model, bundle.pretrained.model);
     assert_eq!(features(&loaded)?, features(&bundle)?);
+    Ok(())
+}
+
+#[test]
+fn heads_of_any_width_survive_saving() -> Outcome {
+    let transformer = TransformerConfig { heads: Some(4), ..TransformerConfig::new(32, 1) };
+    let vit = VitConfig { image_size: 16, patch_size: 8, transformer: transformer.clone() };
+    let config = Config::vit(8, vit, TextConfig { transformer, ..text() });
+    let (bundle, store) = model(config, 8)?;
+    let folder = tempfile::tempdir()?;
+    bundle.save(folder.path(), &store, &SaveOptions::default())?;
+    for path in [folder.path().to_owned(), folder.path().join(sconce_clip::WEIGHTS_FILE)] {
+        let loaded = Bundle::load(path, DType::F32, &CPU)?;
+        assert_eq!(loaded.pretrained, bundle.pretrained);
+        assert_eq!(features(&loaded)?, features(&bundle)?);
+    }
+    // Without the record, heads cannot be told.
+    let plain = folder.path().join("plain.safetensors");
+    save_tensors(&plain, tensors(&store), &SaveOptions::default())?;
+    assert!(matches!(Bundle::load(&plain, DType::F32, &CPU), Err(Error::Config(_))));
     Ok(())
 }
 
@@ -325,6 +349,10 @@ fn hostile_folders_are_refused() -> Outcome {
     let spec = TokenizerSpec::Json { file: "missing.json".into(), context_length: 24 };
     let record = Pretrained { tokenizer: spec, ..bundle.pretrained.clone() };
     assert!(matches!(record.tokenizer(folder.path()), Err(Error::Io { .. })));
+    // An end token that the model does not look for.
+    let mut record = bundle.pretrained.clone();
+    record.model.text.end_token = Some(7);
+    assert!(matches!(record.tokenizer(folder.path()), Err(Error::Tokenizer(_))));
     // More tokens than the model has rows.
     let mut record = bundle.pretrained.clone();
     record.model.text.vocab_size = 100;
