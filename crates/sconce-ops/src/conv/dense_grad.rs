@@ -9,6 +9,7 @@ use super::ConvShape;
 use super::dense::{DEPTH, flattened, forward};
 use super::panel::{Columns, blocks};
 use crate::lanes::{Lanes, MAX_ROWS, VECTORS, block_product, block_rows};
+use crate::shared::Shared;
 use crate::window::Window;
 
 /// Gradient of the input `(B, C, D, H, W)` from that of the output, `(B, O, oD, oH, oW)`.
@@ -224,13 +225,17 @@ impl<T: Lanes> WithSimd for Weight<'_, T> {
             })
             .collect();
         let mut out = vec![T::zero(); shape.filters * rows];
-        out.par_chunks_mut(rows).enumerate().for_each(|(filter, out)| {
-            let (group, filter) = (filter / filters, filter % filters);
-            for (at, part) in parts.iter().enumerate() {
-                let task = at / splits;
-                if task % groups == group {
-                    let first = task / groups * WEIGHT_ROWS;
-                    for (r, t) in out[first..].iter_mut().take(WEIGHT_ROWS).enumerate() {
+        let shared = Shared::new(&mut out);
+        parts.par_chunks(splits).enumerate().for_each(|(task, parts)| {
+            let (group, first) = (task % groups, task / groups * WEIGHT_ROWS);
+            let count = WEIGHT_ROWS.min(rows - first);
+            for filter in 0..filters {
+                let at = (group * filters + filter) * rows + first;
+                #[expect(unsafe_code, reason = "a task's part of each filter is not one chunk")]
+                // SAFETY: tasks differ in the group or in the rows, and each part is left before the next is taken.
+                let target = unsafe { shared.slice(at..at + count) };
+                for part in parts {
+                    for (r, t) in target.iter_mut().enumerate() {
                         *t = *t + part[r * width + filter];
                     }
                 }
