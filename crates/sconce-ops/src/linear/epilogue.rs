@@ -93,7 +93,11 @@ pub(crate) fn finish<T: Real>(act: Activation, bias: Option<&[T]>, line: &mut [T
     if let Some(bias) = bias {
         dispatch(
             #[inline(always)]
-            |_| line.iter_mut().zip(bias).for_each(|(x, &b)| *x = *x + b),
+            |_| {
+                for (x, &b) in line.iter_mut().zip(bias) {
+                    *x = *x + b;
+                }
+            },
         );
     }
     if let Some(kept) = kept {
@@ -103,7 +107,13 @@ pub(crate) fn finish<T: Real>(act: Activation, bias: Option<&[T]>, line: &mut [T
         // A pass of its own: one loop per activation to compile, over numbers that are still in the nearest cache.
         dispatch(
             #[inline(always)]
-            |m| specialise!(act, ACT => line.iter_mut().for_each(#[inline(always)] |x| *x = value(m, ACT, *x))),
+            |m| {
+                specialise!(act, ACT => {
+                    for x in line.iter_mut() {
+                        *x = value(m, ACT, *x);
+                    }
+                })
+            },
         );
     }
 }

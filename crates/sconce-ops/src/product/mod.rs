@@ -79,10 +79,10 @@ impl<'a, T: Copy> Matrix<'a, T> {
         let (whole_m, whole_n) = (m - m % SIDE, n - n % SIDE);
         for j in (0..whole_n).step_by(SIDE) {
             for i in (0..whole_m).step_by(SIDE) {
-                let square: [[T; SIDE]; SIDE] = std::array::from_fn(
-                    #[inline(always)]
-                    |c| *self.data[column(j + c) + i..].first_chunk().expect("checked by the caller"),
-                );
+                let mut square = [[self.data[0]; SIDE]; SIDE];
+                for c in 0..SIDE {
+                    square[c].copy_from_slice(&self.data[column(j + c) + i..][..SIDE]);
+                }
                 for r in 0..SIDE {
                     let line = &mut out[(i + r) * width + j..][..SIDE];
                     for c in 0..SIDE {

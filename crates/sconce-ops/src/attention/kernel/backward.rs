@@ -219,6 +219,8 @@ fn add_bias<T: Float>(dbias: &mut [T], slopes: &[T], row: usize, j: usize, bk: u
         dbias[row] = dbias[row] + crate::kernel::simd::sum(slopes);
     } else {
         let line = &mut dbias[row * bk + j..][..slopes.len()];
-        line.iter_mut().zip(slopes).for_each(|(x, &y)| *x = *x + y);
+        for (x, &y) in line.iter_mut().zip(slopes) {
+            *x = *x + y;
+        }
     }
 }

@@ -110,7 +110,9 @@ fn online<T: Float>(
     if *max < high && *max > T::neg_infinity() {
         let shrink = m.exp(*max - high);
         *total = *total * shrink;
-        sum.iter_mut().for_each(|x| *x = *x * shrink);
+        for x in sum.iter_mut() {
+            *x = *x * shrink;
+        }
     }
     *max = high;
     *total = *total + exp_sum(m, line, base);

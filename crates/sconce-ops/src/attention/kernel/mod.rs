@@ -121,15 +121,24 @@ impl<T: Float> Inputs<'_, T> {
         if let Some(bias) = &self.bias {
             let [sb, sh, sq, sk] = bias.strides;
             let start = bias.start + b * sb + h * sh + i * sq + j * sk;
+            // Loops, not closures: a closure that is not inlined loses the instruction set it is compiled for.
             match sk {
-                1 => line.iter_mut().zip(&bias.data[start..][..seen]).for_each(|(x, &y)| *x = *x + y),
-                0 => line[..seen].iter_mut().for_each(|x| *x = *x + bias.data[start]),
-                _ => line[..seen].iter_mut().enumerate().for_each(|(j, x)| *x = *x + bias.data[start + j * sk]),
+                1 => {
+                    for (x, &y) in line.iter_mut().zip(&bias.data[start..][..seen]) {
+                        *x = *x + y;
+                    }
+                }
+                _ => {
+                    for (j, x) in line[..seen].iter_mut().enumerate() {
+                        *x = *x + bias.data[start + j * sk];
+                    }
+                }
             }
         }
         if let Some(keep) = self.padding {
-            let keep = &keep[b * self.plan.shape.nk + j..][..seen];
-            line.iter_mut().zip(keep).for_each(|(x, &keep)| *x = if keep != 0 { *x } else { T::neg_infinity() });
+            for (x, &keep) in line.iter_mut().zip(&keep[b * self.plan.shape.nk + j..][..seen]) {
+                *x = if keep != 0 { *x } else { T::neg_infinity() };
+            }
         }
         seen
     }
