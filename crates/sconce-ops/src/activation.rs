@@ -229,6 +229,7 @@ macro_rules! with_activation {
         }
     };
 }
+pub(crate) use with_activation;
 
 struct Kernel(Activation);
 

@@ -65,11 +65,17 @@ fn typed<T: Float>(source: Source, plan: Plan) -> Result<Tensor> {
             (Shape::from((s.b, s.nq, s.h * s.dv)), Target::packed(&mut out, [s.b, s.h, s.nq, s.dv], 0, 1))
         }
     };
-    let log = call.with_inputs(|inputs: &Inputs<'_, T>| Ok(forward(inputs, &target, tracked)))?;
+    let mut log = Vec::new();
+    let logs = tracked.then(|| Target::separate(&mut log, [s.b, s.h, s.nq, 1]));
+    call.with_inputs(|inputs: &Inputs<'_, T>| {
+        forward(inputs, &target, logs.as_ref());
+        Ok(())
+    })?;
     #[expect(unsafe_code, reason = "the result is written by heads")]
-    // SAFETY: the target reserved this many elements and the kernel has written the rows of all queries of all heads.
+    // SAFETY: the targets reserved this many elements and the kernel has written the rows of all queries of all heads.
     unsafe {
         out.set_len(shape.elem_count());
+        log.set_len(if tracked { s.b * s.h * s.nq } else { 0 });
     }
     let Source::Separate(qkv) = &source else {
         let Source::Packed(qkv) = &source else { bail!("attention: no such source") };

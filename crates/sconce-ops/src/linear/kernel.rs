@@ -8,7 +8,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape
 use super::epilogue;
 use crate::{
     Activation,
-    kernel::{contiguous, cpu_slice, dispatch, fill},
+    kernel::{contiguous, cpu_slice, dispatch, fill, parallel::rows_per_partial},
     product::{Epilogue, Float, Matrix, parallel},
 };
 
@@ -95,18 +95,18 @@ impl Linear {
         let grad = grad.contiguous()?;
         let (storage, layout) = grad.storage_and_layout();
         let grads = &cpu_slice::<T>(&storage)?[layout.start_offset()..][..m * n];
-        // Fixed blocks of rows, so that the sums have the same bits for any number of threads.
-        const ROWS: usize = 64;
+        // Blocks that depend on the size alone, so that the sums have the same bits for any number of threads.
+        let rows = rows_per_partial(m, n);
         let add = |total: &mut [T], line: &[T]| {
             for (t, &x) in total.iter_mut().zip(line) {
-                *t = *t + x;
+                *t += x;
             }
         };
         let (pre, sums) = match kept {
             Some(kept) => {
                 let (storage, layout) = kept.storage_and_layout();
                 let kept = &cpu_slice::<T>(&storage)?[layout.start_offset()..][..m * n];
-                let (out, sums) = fill(m, n, ROWS, |rows, out| {
+                let (out, sums) = fill(m, n, rows, |rows, out| {
                     let (g, x) = (&grads[rows.start * n..rows.end * n], &kept[rows.start * n..rows.end * n]);
                     dispatch(
                         #[inline(always)]
@@ -123,7 +123,7 @@ impl Linear {
                 (Tensor::from_vec(out, (m, n), grad.device())?, sums)
             }
             None => {
-                let (_, sums) = fill::<T, _, _>(m, 0, ROWS, |rows, out| {
+                let (_, sums) = fill::<T, _, _>(m, 0, rows, |rows, out| {
                     let mut total = vec![T::zero(); n];
                     grads[rows.start * n..rows.end * n].chunks_exact(n.max(1)).for_each(|line| add(&mut total, line));
                     (out.fill(T::zero()), total)

@@ -80,8 +80,8 @@ impl<'a, T: Copy> Matrix<'a, T> {
         for j in (0..whole_n).step_by(SIDE) {
             for i in (0..whole_m).step_by(SIDE) {
                 let mut square = [[self.data[0]; SIDE]; SIDE];
-                for c in 0..SIDE {
-                    square[c].copy_from_slice(&self.data[column(j + c) + i..][..SIDE]);
+                for (c, line) in square.iter_mut().enumerate() {
+                    line.copy_from_slice(&self.data[column(j + c) + i..][..SIDE]);
                 }
                 for r in 0..SIDE {
                     let line = &mut out[(i + r) * width + j..][..SIDE];

@@ -2,10 +2,12 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::{Float, Matrix, product, product_to};
-use crate::{Activation, linear::epilogue};
+use crate::{
+    Activation,
+    kernel::parallel::{fill, for_each},
+    linear::epilogue,
+};
 
 /// What happens to each element of a product before it leaves the cache: `act(x + bias[column])`.
 #[derive(Clone, Copy, Debug)]
@@ -46,10 +48,7 @@ pub(crate) fn parallel<T: Float>(
             block(rows, cols, k, a, b, end, &targets);
         }
     };
-    match blocks.count() {
-        count @ 0..=1 => (0..count).for_each(task),
-        count => (0..count).into_par_iter().for_each(task),
-    }
+    for_each(blocks.count(), &task);
     #[expect(unsafe_code, reason = "the vectors are written through pointers")]
     // SAFETY: the blocks cover the results, and each block writes all of its elements.
     unsafe {
@@ -70,23 +69,20 @@ fn deep<T: Float>(
     blocks: &Blocks,
 ) -> (Vec<T>, Option<Vec<T>>) {
     let depth = k.div_ceil(blocks.depths);
-    let parts: Vec<Vec<T>> = (0..blocks.depths)
-        .into_par_iter()
-        .map(|part| {
-            let start = (part * depth).min(k);
-            let depth = depth.min(k - start);
-            let mut sum = vec![T::zero(); m * n];
-            product((m, n, depth), &mut sum, n, false, a.at(0, start), b.at(start, 0));
-            sum
-        })
-        .collect();
-    let mut parts = parts.into_iter();
-    let mut out = parts.next().unwrap_or_default();
-    for part in parts {
-        for (x, y) in out.iter_mut().zip(part) {
-            *x = *x + y;
+    let (mut out, _) = fill(blocks.depths, m * n, 1, |part, sum| {
+        let sum = sum.fill(T::zero());
+        let start = (part.start * depth).min(k);
+        let depth = depth.min(k - start);
+        product((m, n, depth), sum, n, false, a.at(0, start), b.at(start, 0));
+        (sum, ())
+    });
+    let (sum, parts) = out.split_at_mut(m * n);
+    for part in parts.chunks_exact((m * n).max(1)) {
+        for (x, &y) in sum.iter_mut().zip(part) {
+            *x += y;
         }
     }
+    out.truncate(m * n);
     let mut kept = end.keep.then(|| vec![T::zero(); m * n]);
     for i in 0..m {
         let line = &mut out[i * n..][..n];

@@ -1,14 +1,16 @@
 //! The backward pass: tiles of weights are recomputed from the log-sum-exp of their rows.
 
-use rayon::prelude::*;
-
 use super::{
     Inputs, PAD, QUERIES, Target, View,
-    forward::{num, split},
+    forward::{group, num, split},
     key_tile, load,
 };
 use crate::{
-    kernel::{Math, dispatch, simd::fold2},
+    kernel::{
+        Math, dispatch,
+        parallel::{fill, for_each},
+        simd::fold2,
+    },
     product::{Float, Matrix, product},
 };
 
@@ -33,11 +35,12 @@ pub(crate) struct Saved<'a, T> {
 pub(crate) fn backward<T: Float>(inputs: &Inputs<'_, T>, saved: &Saved<'_, T>, to: &Gradients<T>) -> Option<Vec<T>> {
     let s = inputs.plan.shape;
     let Some([bb, bh, bq, bk]) = to.bias else {
-        let worth = (1 << 16) / (s.nq * s.nk * (s.d + s.dv)).max(1);
-        (0..s.b * s.h)
-            .into_par_iter()
-            .with_min_len(worth.max(1))
-            .for_each(|slice| head(inputs, saved, to, (slice / s.h, slice % s.h), &mut []));
+        let (heads, group) = (s.b * s.h, group(s.nq * s.nk * (s.d + s.dv)));
+        for_each(heads.div_ceil(group), &|i| {
+            for slice in i * group..((i + 1) * group).min(heads) {
+                head(inputs, saved, to, (slice / s.h, slice % s.h), &mut []);
+            }
+        });
         return None;
     };
     // Heads that share a part of the mask add to one gradient, in an order that depends on the sizes alone: they are dealt to
@@ -46,26 +49,26 @@ pub(crate) fn backward<T: Float>(inputs: &Inputs<'_, T>, saved: &Saved<'_, T>, t
     let sharing = (s.b / bb.max(1)) * (s.h / bh.max(1));
     let parts = 32usize.div_ceil(slices.max(1)).min(sharing.max(1));
     let each = sharing.div_ceil(parts);
-    let sums: Vec<Vec<T>> = (0..slices * parts)
-        .into_par_iter()
-        .map(|task| {
-            let (slice, part) = (task / parts, task % parts);
-            let mut sum = vec![T::zero(); bq * bk];
-            for n in part * each..((part + 1) * each).min(sharing) {
-                // Number `n` of those that share: the dimension of size one in the mask counts through its heads or samples.
-                let (heads, h0) = if bh == 1 { (s.h, 0) } else { (1, slice % bh) };
-                let b = if bb == 1 { n / heads } else { slice / bh };
-                head(inputs, saved, to, (b, h0 + n % heads), &mut sum);
-            }
-            sum
-        })
-        .collect();
-    let mut total = Vec::with_capacity(slices * bq * bk);
-    for group in sums.chunks_exact(parts) {
+    let (sums, _) = fill(slices * parts, bq * bk, 1, |task, sum| {
+        let sum = sum.fill(T::zero());
+        let (slice, part) = (task.start / parts, task.start % parts);
+        for n in part * each..((part + 1) * each).min(sharing) {
+            // Number `n` of those that share: the dimension of size one in the mask counts through its heads or samples.
+            let (heads, h0) = if bh == 1 { (s.h, 0) } else { (1, slice % bh) };
+            let b = if bb == 1 { n / heads } else { slice / bh };
+            head(inputs, saved, to, (b, h0 + n % heads), sum);
+        }
+        (sum, ())
+    });
+    let size = (bq * bk).max(1);
+    let mut total = Vec::with_capacity(slices * size);
+    for group in sums.chunks_exact(parts * size) {
         let start = total.len();
-        total.extend_from_slice(&group[0]);
-        for part in &group[1..] {
-            total[start..].iter_mut().zip(part).for_each(|(x, &y)| *x = *x + y);
+        total.extend_from_slice(&group[..size]);
+        for part in group[size..].chunks_exact(size) {
+            for (x, &y) in total[start..].iter_mut().zip(part) {
+                *x += y;
+            }
         }
     }
     Some(total)
@@ -216,11 +219,11 @@ fn differentiate<T: Float>(
 #[inline(always)]
 fn add_bias<T: Float>(dbias: &mut [T], slopes: &[T], row: usize, j: usize, bk: usize) {
     if bk == 1 {
-        dbias[row] = dbias[row] + crate::kernel::simd::sum(slopes);
+        dbias[row] += crate::kernel::simd::sum(slopes);
     } else {
         let line = &mut dbias[row * bk + j..][..slopes.len()];
         for (x, &y) in line.iter_mut().zip(slopes) {
-            *x = *x + y;
+            *x += y;
         }
     }
 }

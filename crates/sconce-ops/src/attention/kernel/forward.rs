@@ -1,28 +1,32 @@
 //! The forward pass: keys pass by in tiles under an online softmax.
 
-use rayon::prelude::*;
-
 use super::{Inputs, PAD, QUERIES, Target, key_tile, load};
 use crate::{
-    kernel::{Math, dispatch},
+    kernel::{Math, dispatch, parallel::for_each},
     product::{Float, Matrix, product},
 };
 
 /// Queries that share the packed keys: a task.
 const CHUNK: usize = 8 * QUERIES;
 
-/// Writes the result, and the log-sum-exp of every row of scores, `(b, h, nq)`, when `keep`.
-pub(crate) fn forward<T: Float>(inputs: &Inputs<'_, T>, out: &Target<T>, keep: bool) -> Vec<T> {
+/// Writes the result, and the log-sum-exp of every row of scores, `(b, h, nq)`, when wanted.
+pub(crate) fn forward<T: Float>(inputs: &Inputs<'_, T>, out: &Target<T>, log: Option<&Target<T>>) {
     let s = inputs.plan.shape;
     let chunks = s.nq.div_ceil(CHUNK);
     let tasks = s.b * s.h * chunks;
-    let run = |task: usize| {
-        let (slice, start) = (task / chunks, task % chunks * CHUNK);
-        chunk(inputs, (slice / s.h, slice % s.h), start..(start + CHUNK).min(s.nq), out, keep)
-    };
     // Small heads go several to a task.
-    let worth = (1 << 17) / (s.nq.min(CHUNK) * s.nk.max(1) * (s.d + s.dv).max(1)).max(1);
-    (0..tasks).into_par_iter().with_min_len(worth.max(1)).map(run).collect::<Vec<_>>().concat()
+    let group = group(s.nq.min(CHUNK) * s.nk * (s.d + s.dv));
+    for_each(tasks.div_ceil(group), &|i| {
+        for task in i * group..((i + 1) * group).min(tasks) {
+            let (slice, start) = (task / chunks, task % chunks * CHUNK);
+            chunk(inputs, (slice / s.h, slice % s.h), start..(start + CHUNK).min(s.nq), out, log);
+        }
+    });
+}
+
+/// How many pieces of so many multiply-adds are worth handing to a thread.
+pub(super) fn group(work: usize) -> usize {
+    ((1 << 19) / work.max(1)).max(1)
 }
 
 /// Queries `rows` of one head.
@@ -31,8 +35,8 @@ fn chunk<T: Float>(
     (b, h): (usize, usize),
     rows: std::ops::Range<usize>,
     out: &Target<T>,
-    keep: bool,
-) -> Vec<T> {
+    log: Option<&Target<T>>,
+) {
     let s = inputs.plan.shape;
     let (q, k, v) = (inputs.q.head(b, h), inputs.k.head(b, h), inputs.v.head(b, h));
     let (keys, dv) = (key_tile(s.nk), s.dv.next_multiple_of(PAD));
@@ -78,14 +82,13 @@ fn chunk<T: Float>(
             // SAFETY: this task alone has query `i` of this head, and the target has room for all queries.
             unsafe {
                 out.write((b, h, i), &sums[r * dv..][..s.dv], |x| x * factor);
+                if let Some(log) = log {
+                    // With +inf for a row without keys its weights come out as exp(-inf) = 0 in the backward pass.
+                    let sum = if total[r] == T::zero() { T::infinity() } else { max[r] + total[r].ln() };
+                    log.write((b, h, i), &[sum], |x| x);
+                }
             }
         }
-        if !keep {
-            return Vec::new();
-        }
-        // With +inf for a row without keys its weights come out as exp(-inf) = 0 in the backward pass.
-        let log = |(&max, &total): (&T, &T)| if total == T::zero() { T::infinity() } else { max + total.ln() };
-        max.iter().zip(&*total).map(log).collect()
     })
 }
 
@@ -109,13 +112,13 @@ fn online<T: Float>(
     let base = if high == T::neg_infinity() { T::zero() } else { high };
     if *max < high && *max > T::neg_infinity() {
         let shrink = m.exp(*max - high);
-        *total = *total * shrink;
+        *total *= shrink;
         for x in sum.iter_mut() {
-            *x = *x * shrink;
+            *x *= shrink;
         }
     }
     *max = high;
-    *total = *total + exp_sum(m, line, base);
+    *total += exp_sum(m, line, base);
     if let Some(dropout) = &inputs.plan.dropout {
         let row = dropout.row(at.0 * inputs.plan.shape.h + at.1, at.2);
         let scale = num::<T>(dropout.scale());
@@ -133,12 +136,12 @@ fn exp_sum<T: Float>(m: Math, line: &mut [T], base: T) -> T {
     for chunk in chunks {
         for (lane, x) in lanes.iter_mut().zip(chunk) {
             *x = m.exp(*x - base);
-            *lane = *lane + *x;
+            *lane += *x;
         }
     }
     for (lane, x) in lanes.iter_mut().zip(rest) {
         *x = m.exp(*x - base);
-        *lane = *lane + *x;
+        *lane += *x;
     }
     crate::kernel::simd::sum(&lanes)
 }

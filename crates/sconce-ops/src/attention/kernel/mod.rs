@@ -125,12 +125,12 @@ impl<T: Float> Inputs<'_, T> {
             match sk {
                 1 => {
                     for (x, &y) in line.iter_mut().zip(&bias.data[start..][..seen]) {
-                        *x = *x + y;
+                        *x += y;
                     }
                 }
                 _ => {
                     for (j, x) in line[..seen].iter_mut().enumerate() {
-                        *x = *x + bias.data[start + j * sk];
+                        *x += bias.data[start + j * sk];
                     }
                 }
             }
@@ -163,7 +163,7 @@ fn load<T: Float>(
     for line in to[..rows * width].chunks_exact_mut(width.max(1)) {
         line[cols..].fill(T::zero());
         if scale != T::one() {
-            line[..cols].iter_mut().for_each(|x| *x = *x * scale);
+            line[..cols].iter_mut().for_each(|x| *x *= scale);
         }
     }
 }
