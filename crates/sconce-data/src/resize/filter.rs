@@ -76,21 +76,18 @@ pub(super) struct Weights {
     pub(super) count: Vec<usize>,
     /// Weights in fixed point, `taps` for each output position, zero past its count.
     pub(super) fixed: Vec<i32>,
-    /// Longest run, rounded up to a multiple of [`Self::LANES`].
+    /// Room for the longest run.
     pub(super) taps: usize,
 }
 
 impl Weights {
-    /// Weights are padded to whole vectors of this many lanes.
-    pub(super) const LANES: usize = 8;
-
     /// Weights that map the stretch `from..to` of an axis of `len` pixels to `out` pixels, of which `positions` are
     /// wanted.
     pub(super) fn new(kernel: &Kernel, len: u32, [from, to]: [f32; 2], out: u32, positions: Range<u32>) -> Self {
         let scale = f64::from(to - from) / f64::from(out);
         let stretch = scale.max(1.0);
         let support = kernel.support * stretch;
-        let taps = (support.ceil() as usize * 2 + 1).next_multiple_of(Self::LANES);
+        let taps = support.ceil() as usize * 2 + 1;
         let (mut first, mut count) = (Vec::with_capacity(positions.len()), Vec::with_capacity(positions.len()));
         let mut fixed = vec![0i32; positions.len() * taps];
         let mut exact = Vec::with_capacity(taps);

@@ -18,15 +18,21 @@ fn clip(sum: i32) -> u8 {
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }
 
-/// Calls `work(row, output)` for each output row of `row_len` bytes, on several threads where it pays.
-fn for_rows(output: &mut [u8], row_len: usize, row_cost: usize, work: impl Fn(usize, &mut [u8]) + Sync) {
-    let rows = (TASK / row_cost.max(1)).max(1);
+/// Samples of a row that are worked on together, so that they stay in registers or in the first cache.
+const TILE: usize = 64;
+/// Rows that the horizontal pass computes side by side, one in each lane.
+const ROWS: usize = 16;
+
+/// Calls `work(row, output)` for every `step` output rows of `row_len` bytes, on several threads where it pays.
+fn for_rows(output: &mut [u8], row_len: usize, row_cost: usize, step: usize, work: impl Fn(usize, &mut [u8]) + Sync) {
+    let rows = (TASK / row_cost.max(1)).max(1).next_multiple_of(step);
+    let block = |start: usize, out: &mut [u8]| {
+        out.chunks_mut(row_len * step).enumerate().for_each(|(block, out)| work(start + block * step, out));
+    };
     if output.len() <= rows * row_len {
-        output.chunks_exact_mut(row_len).enumerate().for_each(|(row, out)| work(row, out));
+        block(0, output);
     } else {
-        output.par_chunks_mut(row_len * rows).enumerate().for_each(|(task, out)| {
-            out.chunks_exact_mut(row_len).enumerate().for_each(|(row, out)| work(task * rows + row, out));
-        });
+        output.par_chunks_mut(row_len * rows).enumerate().for_each(|(task, out)| block(task * rows, out));
     }
 }
 
@@ -36,64 +42,57 @@ pub(super) fn horizontal(pixels: &[u8], channels: usize, width: u32, rows: Range
     let row_out = weights.first.len() * channels;
     let source = &pixels[rows.start * row_in..rows.end * row_in];
     let mut output = vec![0u8; rows.len() * row_out];
-    // Each weight once for every channel, to run along the interleaved samples.
-    let fixed: Vec<i32> = weights.fixed.iter().flat_map(|&weight| std::iter::repeat_n(weight, channels)).collect();
-    let run = weights.taps * channels;
     let arch = pulp::Arch::new();
-    for_rows(&mut output, row_out, row_out * weights.taps, |row, out| {
-        // Weights past the end are zero, and so is what they weigh.
-        let mut line = vec![0u8; row_in + run];
-        line[..row_in].copy_from_slice(&source[row * row_in..][..row_in]);
-        arch.dispatch(DotProducts { line: &line, channels, first: &weights.first, fixed: &fixed, run, out });
+    for_rows(&mut output, row_out, row_out * weights.taps, ROWS, |row, out| {
+        let count = out.len() / row_out;
+        let source = &source[row * row_in..][..count * row_in];
+        arch.dispatch(RowBlock { source, row_in, row_out, channels, weights, out });
     });
     output
 }
 
-/// One row of the horizontal pass. A struct, not a closure: a closure's body may stay behind in a function of its
-/// own, compiled for the baseline.
-struct DotProducts<'a> {
-    line: &'a [u8],
+/// Up to [`ROWS`] rows of the horizontal pass. A struct, not a closure: a closure's body may stay behind in a
+/// function of its own, compiled for the baseline.
+struct RowBlock<'a> {
+    source: &'a [u8],
+    row_in: usize,
+    row_out: usize,
     channels: usize,
-    first: &'a [usize],
-    fixed: &'a [i32],
-    run: usize,
+    weights: &'a Weights,
     out: &'a mut [u8],
 }
 
-impl WithSimd for DotProducts<'_> {
+impl WithSimd for RowBlock<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        match self.channels {
-            1 => self.compute::<1, 8>(),
-            2 => self.compute::<2, 16>(),
-            3 => self.compute::<3, 24>(),
-            _ => self.compute::<4, 32>(),
+        let Self { source, row_in, row_out, channels, weights, out } = self;
+        // Transposed, so that a sample of all rows is one vector and every weight serves all of them.
+        let mut columns = vec![[0u8; ROWS]; row_in];
+        for (tile, columns) in columns.chunks_mut(TILE).enumerate() {
+            for (row, line) in source.chunks_exact(row_in).enumerate() {
+                let line = &line[tile * TILE..][..columns.len()];
+                for (column, &sample) in columns.iter_mut().zip(line) {
+                    column[row] = sample;
+                }
+            }
         }
-    }
-}
-
-impl DotProducts<'_> {
-    /// `C` channels in `N` lanes, which are [`Weights::LANES`] pixels: a lane always has the same channel.
-    #[inline(always)]
-    fn compute<const C: usize, const N: usize>(self) {
-        let Self { line, first, fixed, run, out, .. } = self;
-        for ((pixel, &first), fixed) in out.as_chunks_mut::<C>().0.iter_mut().zip(first).zip(fixed.chunks_exact(run)) {
-            let mut sums = [0i32; N];
-            let samples = &line[first * C..first * C + run];
-            for (samples, fixed) in samples.as_chunks::<N>().0.iter().zip(fixed.as_chunks::<N>().0) {
-                for lane in 0..N {
-                    sums[lane] = sums[lane].wrapping_add(i32::from(samples[lane]).wrapping_mul(fixed[lane]));
+        for (position, &first) in weights.first.iter().enumerate() {
+            let fixed = weights.of(position);
+            for channel in 0..channels {
+                let mut sums = [HALF; ROWS];
+                let samples = columns[first * channels + channel..].iter().step_by(channels);
+                for (samples, &weight) in samples.zip(fixed) {
+                    for lane in 0..ROWS {
+                        sums[lane] = sums[lane].wrapping_add(i32::from(samples[lane]).wrapping_mul(weight));
+                    }
+                }
+                let sample = position * channels + channel;
+                for (line, sum) in out.chunks_exact_mut(row_out).zip(sums) {
+                    line[sample] = clip(sum);
                 }
             }
-            // Halving keeps the channels apart.
-            for half in [4 * C, 2 * C, C] {
-                for lane in 0..half {
-                    sums[lane] = sums[lane].wrapping_add(sums[lane + half]);
-                }
-            }
-            pixel.iter_mut().zip(sums).for_each(|(value, sum)| *value = clip(sum.wrapping_add(HALF)));
         }
     }
 }
@@ -103,7 +102,7 @@ pub(super) fn vertical(pixels: &[u8], channels: usize, width: u32, weights: &Wei
     let row_len = width as usize * channels;
     let mut output = vec![0u8; weights.first.len() * row_len];
     let arch = pulp::Arch::new();
-    for_rows(&mut output, row_len, row_len * weights.taps, |row, out| {
+    for_rows(&mut output, row_len, row_len * weights.taps, 1, |row, out| {
         let source = &pixels[weights.first[row] * row_len..];
         let fixed = weights.of(row);
         arch.dispatch(ColumnSums { source, row_len, fixed, out });
@@ -124,7 +123,6 @@ impl WithSimd for ColumnSums<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        const TILE: usize = 64;
         let Self { source, row_len, fixed, out } = self;
         let (tiles, rest) = out.as_chunks_mut::<TILE>();
         let start = tiles.len() * TILE;
