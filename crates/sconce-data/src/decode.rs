@@ -23,6 +23,8 @@ use std::path::Path;
 pub struct DecodeLimits {
     /// Most pixels of an image. The default is the count at which Pillow refuses to go on.
     pub max_pixels: u64,
+    /// Most pixels on a side.
+    pub max_side: u32,
     /// Most bytes that decoding may take.
     pub max_bytes: u64,
     /// Most bytes of an encoded file that [`Picture::open`] reads.
@@ -31,7 +33,7 @@ pub struct DecodeLimits {
 
 impl Default for DecodeLimits {
     fn default() -> Self {
-        Self { max_pixels: 178_956_970, max_bytes: 1 << 30, max_file: 1 << 29 }
+        Self { max_pixels: 178_956_970, max_side: 1 << 20, max_bytes: 1 << 30, max_file: 1 << 29 }
     }
 }
 
@@ -259,6 +261,10 @@ fn read(format: &'static str, mut decoder: impl ImageDecoder, limits: &DecodeLim
     let size = u64::from(width) * u64::from(height);
     if size > limits.max_pixels {
         return Err(Error::TooLarge { what: "the image (pixels)", size, limit: limits.max_pixels });
+    }
+    if width.max(height) > limits.max_side {
+        let (size, limit) = (width.max(height).into(), limits.max_side.into());
+        return Err(Error::TooLarge { what: "the image (pixels on a side)", size, limit });
     }
     if decoder.total_bytes() > limits.max_bytes {
         let size = decoder.total_bytes();

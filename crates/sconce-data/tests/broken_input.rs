@@ -114,6 +114,8 @@ fn decompression_bombs_are_refused_before_decoding() {
     let sum = crc32fast::hash(&bytes[12..29]).to_be_bytes();
     bytes[29..33].copy_from_slice(&sum);
     assert!(matches!(Picture::decode(&bytes), Err(Error::TooLarge { .. })), "{:?}", Picture::decode(&bytes));
+    let narrow = DecodeLimits { max_side: 30, ..Default::default() };
+    assert!(matches!(Picture::decode_with(&encoded(ImageFormat::WebP), &narrow), Err(Error::TooLarge { .. })));
     let small = DecodeLimits { max_pixels: 100, ..Default::default() };
     assert!(matches!(Picture::decode_with(&encoded(ImageFormat::WebP), &small), Err(Error::TooLarge { .. })));
 }

@@ -95,7 +95,8 @@ impl Weights {
         for (position, fixed) in positions.zip(fixed.chunks_exact_mut(taps)) {
             let center = f64::from(from) + (f64::from(position) + 0.5) * scale;
             // A cast cuts towards zero, so this rounds; a negative start is clamped first.
-            let start = (center - support + 0.5).max(0.0) as usize;
+            // An axis beyond 2^24 pixels may be a little longer as `f32`, hence the bound.
+            let start = ((center - support + 0.5).max(0.0) as usize).min(len as usize - 1);
             let end = ((center + support + 0.5) as usize).min(len as usize);
             exact.clear();
             exact.extend((start..end).map(|x| (kernel.weight)((x as f64 - center + 0.5) * inverse)));
