@@ -154,6 +154,23 @@ fn known_values() -> Result<()> {
     Ok(())
 }
 
+/// A stride that never takes a second step was once taken for a stride of 1, and the input for one long row.
+#[test]
+fn one_pixel_of_a_strided_1x1_convolution() -> Result<()> {
+    let draw = &mut Draw::new(1);
+    for input in [[2, 2], [1, 2]] {
+        let options = ConvOptions::default().stride(2);
+        let case = Case::<2> { batch: 3, channels: 4, filters: 6, input, kernel: [1, 1], options };
+        let inputs = case.tensors(draw, DType::F64)?;
+        let cotangent = draw.normal(&[3, 6, 1, 1], DType::F64)?;
+        assert_close(&case.ours(&inputs)?, &case.reference(&inputs)?, tolerance(DType::F64));
+        let got = gradients(&inputs, &cotangent, |inputs| case.ours(inputs))?;
+        let want = gradients(&inputs, &cotangent, |inputs| case.reference(inputs))?;
+        got.iter().zip(&want).for_each(|(got, want)| assert_close(got, want, tolerance(DType::F64)));
+    }
+    Ok(())
+}
+
 #[test]
 fn an_untracked_input_gets_no_gradient() -> Result<()> {
     let draw = &mut Draw::new(1);
