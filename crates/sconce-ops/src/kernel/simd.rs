@@ -4,6 +4,8 @@
 //! plain loops over slices; it must be marked `#[inline(always)]`, and so must all it calls, else the inner functions keep
 //! the baseline instructions. The functions of [`Math`] have no branches, so loops around them vectorise.
 
+use std::sync::LazyLock;
+
 use pulp::{Arch, Simd, WithSimd};
 
 use super::element::Real;
@@ -34,7 +36,9 @@ pub fn dispatch<R>(f: impl FnOnce(Math) -> R) -> R {
             (self.0)(Math { fused: !S::IS_SCALAR })
         }
     }
-    Arch::new().dispatch(Vectorised(f))
+    // Asked for once: a virtual machine may take microseconds to answer, more than a short row does.
+    static ARCH: LazyLock<Arch> = LazyLock::new(Arch::new);
+    ARCH.dispatch(Vectorised(f))
 }
 
 /// Elementary functions for one instruction set; made by [`dispatch`].

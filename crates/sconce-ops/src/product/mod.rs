@@ -1,13 +1,12 @@
 //! Matrix products: on one thread, for kernels that split the work themselves, and split over threads with an epilogue.
 
 mod parallel;
+mod transpose;
 
 use std::cell::RefCell;
 
 use candle_core::{Layout, Result};
 use gemm::Parallelism;
-
-use crate::kernel::dispatch;
 
 pub(crate) use parallel::{Epilogue, parallel};
 
@@ -20,7 +19,7 @@ pub(crate) struct Matrix<'a, T> {
     pub(crate) cols: usize,
 }
 
-impl<'a, T: Copy> Matrix<'a, T> {
+impl<'a, T: Float> Matrix<'a, T> {
     /// A tensor of two dimensions.
     pub(crate) fn new(data: &'a [T], layout: &Layout) -> Result<Self> {
         layout.shape().dims2()?;
@@ -58,43 +57,13 @@ impl<'a, T: Copy> Matrix<'a, T> {
                 out[i * width..][..n].copy_from_slice(&self.data[from..from + n]);
             }
         } else if self.rows == 1 {
-            dispatch(
-                #[inline(always)]
-                |_| self.transpose_to(m, n, out, width),
-            );
+            T::transpose((m, n), &self.data[self.start..], self.cols, out, width);
         } else {
             for i in 0..m {
                 let line = &mut out[i * width..][..n];
                 for (j, x) in line.iter_mut().enumerate() {
                     *x = self.data[self.start + i * self.rows + j * self.cols];
                 }
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn transpose_to(&self, m: usize, n: usize, out: &mut [T], width: usize) {
-        const SIDE: usize = 16;
-        let column = |j: usize| self.start + j * self.cols;
-        let (whole_m, whole_n) = (m - m % SIDE, n - n % SIDE);
-        for j in (0..whole_n).step_by(SIDE) {
-            for i in (0..whole_m).step_by(SIDE) {
-                let mut square = [[self.data[0]; SIDE]; SIDE];
-                for (c, line) in square.iter_mut().enumerate() {
-                    line.copy_from_slice(&self.data[column(j + c) + i..][..SIDE]);
-                }
-                for r in 0..SIDE {
-                    let line = &mut out[(i + r) * width + j..][..SIDE];
-                    for c in 0..SIDE {
-                        line[c] = square[c][r];
-                    }
-                }
-            }
-        }
-        for j in 0..n {
-            let rest = if j < whole_n { whole_m } else { 0 };
-            for i in rest..m {
-                out[i * width + j] = self.data[column(j) + i];
             }
         }
     }
@@ -105,11 +74,18 @@ pub(crate) trait Float: crate::kernel::Real {
     /// Lends the thread's scratch memory, contents unspecified. It is kept for the life of the thread: fresh large blocks
     /// cost page faults that rival the arithmetic.
     fn scratch<R>(len: usize, f: impl FnOnce(&mut [Self]) -> R) -> R;
+
+    /// `out[i * width + j] = from[j * step + i]` for `(i, j)` below `size`.
+    fn transpose(size: (usize, usize), from: &[Self], step: usize, out: &mut [Self], width: usize);
 }
 
 macro_rules! float {
-    ($($t:ident),*) => {$(
+    ($($t:ident, $transpose:path;)*) => {$(
         impl Float for $t {
+            fn transpose(size: (usize, usize), from: &[$t], step: usize, out: &mut [$t], width: usize) {
+                $transpose(size, from, step, out, width);
+            }
+
             fn scratch<R>(len: usize, f: impl FnOnce(&mut [$t]) -> R) -> R {
                 thread_local! {
                     static SCRATCH: RefCell<Vec<$t>> = const { RefCell::new(Vec::new()) };
@@ -128,7 +104,10 @@ macro_rules! float {
         }
     )*};
 }
-float!(f32, f64);
+float! {
+    f32, transpose::single;
+    f64, transpose::any;
+}
 
 /// `c = a b`, or `c += a b` when `add`: `a` is `m x k`, `b` is `k x n`, `c` row-major with `width` from row to row.
 pub(crate) fn product<T: Float>(

@@ -103,7 +103,7 @@ struct Targets<T> {
 unsafe impl<T: Send> Sync for Targets<T> {}
 
 /// Rows multiplied at a time: small enough for the epilogue to find them in the nearest cache.
-const STRIP: usize = 64;
+const STRIP: usize = 96;
 /// Length of sum after which the partial results go to memory: keeps the copied part of `b` within the second cache.
 const DEPTH: usize = 2048;
 /// Rows from which copying `b` pays.
@@ -186,8 +186,12 @@ impl Blocks {
     fn new(m: usize, n: usize, k: usize) -> Self {
         // Multiply-adds that are worth a task.
         const WORTH: usize = 1 << 20;
-        let (mut rows, mut cols, mut depths) = (512.min(m.max(1)), 128.min(n.max(1)), 1);
+        let (mut rows, mut cols, mut depths) = (m.max(1), 128.min(n.max(1)), 1);
         let count = |rows: usize, cols: usize| m.div_ceil(rows) * n.div_ceil(cols);
+        // Tall blocks copy `b` least often; enough of them keep every thread busy.
+        while count(rows, cols) < 16 && rows > 512 {
+            rows = rows.div_ceil(2);
+        }
         while count(rows, cols) < 8 && rows * cols * k >= 2 * WORTH && (rows > STRIP || cols > 64) {
             if cols > 64 {
                 cols = 64;
