@@ -152,3 +152,14 @@ fn product<T: Lanes, S: Simd, const MV: usize, const NR: usize>(
         }
     }
 }
+
+/// Where in `buffer` a cache line begins: a register read from there on in steps of registers never spans two lines.
+///
+/// Give the buffer [`SPARE`] more numbers than are needed.
+#[inline(always)]
+pub(crate) fn aligned<T>(buffer: &[T]) -> usize {
+    buffer.as_ptr().align_offset(64).min(SPARE)
+}
+
+/// What [`aligned`] may skip, in numbers.
+pub(crate) const SPARE: usize = 16;

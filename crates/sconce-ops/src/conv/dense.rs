@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::ConvShape;
 use super::panel::{Columns, blocks};
-use crate::lanes::{Lanes, MAX_ROWS, VECTORS, block_product, block_rows};
+use crate::lanes::{Lanes, MAX_ROWS, SPARE, VECTORS, aligned, block_product, block_rows};
 use crate::shared::Shared;
 
 /// Rows of the matrix of windows in a panel: with three registers of columns a block's share fits the first-level cache.
@@ -82,7 +82,9 @@ impl<T: Lanes> WithSimd for Forward<'_, T> {
         if units >= MANY {
             (0..units).into_par_iter().for_each_init(Vec::new, |panel, unit| {
                 let (group, tile) = (unit % shape.groups, tile(unit / shape.groups));
-                panel.resize(tile.vectors * lanes * DEPTH.min(depth), T::zero());
+                panel.resize(tile.vectors * lanes * DEPTH.min(depth) + SPARE, T::zero());
+                let start = aligned(panel);
+                let panel = &mut panel[start..];
                 for from in (0..depth).step_by(DEPTH) {
                     let rows = from..(from + DEPTH).min(depth);
                     simd.vectorize(Pack { job: &self, tile: &tile, group, rows: rows.clone(), panel });
@@ -100,8 +102,10 @@ impl<T: Lanes> WithSimd for Forward<'_, T> {
             .par_iter()
             .map(|(tile, group, rows)| {
                 let tile = &tiles[*tile];
-                let mut panel = vec![T::zero(); tile.vectors * lanes * rows.len()];
-                simd.vectorize(Pack { job: &self, tile, group: *group, rows: rows.clone(), panel: &mut panel });
+                let mut panel = vec![T::zero(); tile.vectors * lanes * rows.len() + SPARE];
+                let start = aligned(&panel);
+                let target = &mut panel[start..];
+                simd.vectorize(Pack { job: &self, tile, group: *group, rows: rows.clone(), panel: target });
                 panel
             })
             .collect();
@@ -120,7 +124,7 @@ impl<T: Lanes> WithSimd for Forward<'_, T> {
                     group: *group,
                     rows: rows.clone(),
                     filters: filters.clone(),
-                    panel: &packed[at],
+                    panel: &packed[at][aligned(&packed[at])..],
                 });
             }
         });

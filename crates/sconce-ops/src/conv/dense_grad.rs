@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::ConvShape;
 use super::dense::{DEPTH, flattened, forward};
 use super::panel::{Columns, blocks};
-use crate::lanes::{Lanes, MAX_ROWS, VECTORS, block_product, block_rows};
+use crate::lanes::{Lanes, MAX_ROWS, SPARE, VECTORS, aligned, block_product, block_rows};
 use crate::shared::Shared;
 use crate::window::Window;
 
@@ -132,14 +132,15 @@ impl<T: Lanes> WithSimd for ScatterTask<'_, T> {
         let origin = (image * shape.channels + group * channels + self.channels.start) * shape.window.volume();
         let zeros = [T::zero(); DEPTH];
         let mut tile = [T::zero(); MAX_ROWS * VECTORS * 16];
-        let mut panel = vec![T::zero(); DEPTH.min(filters) * VECTORS * lanes];
+        let mut panel = vec![T::zero(); DEPTH.min(filters) * VECTORS * lanes + SPARE];
+        let start = aligned(&panel);
         for block in blocks(pixels.div_ceil(lanes)) {
             let first = block.start * lanes;
             let range = image * pixels + first..image * pixels + (block.end * lanes).min(pixels);
             let columns = Columns::new(shape, range.clone(), block.len() * lanes);
             for from in (0..filters).step_by(DEPTH) {
                 let depth = DEPTH.min(filters - from);
-                let panel = &mut panel[..depth * columns.width];
+                let panel = &mut panel[start..start + depth * columns.width];
                 for (k, row) in panel.chunks_exact_mut(columns.width).enumerate() {
                     let filter = image * shape.filters + group * filters + from + k;
                     let source = &self.grad[filter * pixels + first..][..range.len()];
@@ -179,6 +180,9 @@ struct Weight<'a, T> {
 /// Rows of the matrix of windows in a task.
 const WEIGHT_ROWS: usize = 64;
 
+/// Filters that are turned around together.
+const SIDE: usize = 16;
+
 /// Tasks to aim at by cutting the pixels too, when there are few rows.
 const WEIGHT_TASKS: usize = 16;
 
@@ -194,7 +198,9 @@ impl<T: Lanes> WithSimd for Weight<'_, T> {
         let rows = shape.channels / groups * shape.window.taps();
         let width = filters.next_multiple_of(lanes);
         // (B, g, blocks of channels, pixels, channels of the block)
-        let mut flipped = vec![T::zero(); shape.batch * groups * pixels * width];
+        let mut flipped = vec![T::zero(); shape.batch * groups * pixels * width + SPARE];
+        let start = aligned(&flipped);
+        let flipped = &mut flipped[start..start + shape.batch * groups * pixels * width];
         flipped.par_chunks_mut((pixels * width).max(1)).enumerate().for_each(|(unit, out)| {
             simd.vectorize(Flip {
                 grad: &self.grad[unit * filters * pixels..][..filters * pixels],
@@ -216,7 +222,7 @@ impl<T: Lanes> WithSimd for Weight<'_, T> {
                 let range = chunks.len() * split / splits..chunks.len() * (split + 1) / splits;
                 simd.vectorize(WeightTask {
                     job: &self,
-                    flipped: &flipped,
+                    flipped,
                     group,
                     rows: first..(first + WEIGHT_ROWS).min(rows),
                     chunks: &chunks[range],
@@ -229,15 +235,21 @@ impl<T: Lanes> WithSimd for Weight<'_, T> {
         parts.par_chunks(splits).enumerate().for_each(|(task, parts)| {
             let (group, first) = (task % groups, task / groups * WEIGHT_ROWS);
             let count = WEIGHT_ROWS.min(rows - first);
-            for filter in 0..filters {
-                let at = (group * filters + filter) * rows + first;
-                #[expect(unsafe_code, reason = "a task's part of each filter is not one chunk")]
-                // SAFETY: tasks differ in the group or in the rows, and each part is left before the next is taken.
-                let target = unsafe { shared.slice(at..at + count) };
+            // Sixteen filters at a time by way of a square that stays in the first-level cache.
+            for from in (0..filters).step_by(SIDE) {
+                let side = SIDE.min(filters - from);
+                let mut square = [T::zero(); WEIGHT_ROWS * SIDE];
                 for part in parts {
-                    for (r, t) in target.iter_mut().enumerate() {
-                        *t = *t + part[r * width + filter];
+                    for (sums, row) in square.chunks_exact_mut(SIDE).zip(part.chunks_exact(width)) {
+                        sums.iter_mut().zip(&row[from..from + side]).for_each(|(t, &s)| *t = *t + s);
                     }
+                }
+                for n in 0..side {
+                    let at = (group * filters + from + n) * rows + first;
+                    #[expect(unsafe_code, reason = "a task's part of each filter is not one chunk")]
+                    // SAFETY: tasks differ in the group or in the rows, and each part is left before the next is taken.
+                    let target = unsafe { shared.slice(at..at + count) };
+                    target.iter_mut().zip(square.chunks_exact(SIDE)).for_each(|(t, sums)| *t = sums[n]);
                 }
             }
         });
