@@ -138,7 +138,13 @@ impl Cases {
     }
 
     fn inputs(&self, shapes: &[&[usize]]) -> Result<Vec<Tensor>> {
-        shapes.iter().map(|&shape| self.generator.normal(0., 1., shape, DType::F32, &Device::Cpu)).collect()
+        let one = |(i, &shape): (usize, &&[usize])| {
+            // Weights are scaled as trained ones are, so that activations get numbers of their usual size.
+            let weight = i == 1 && shape.len() >= 2 && shape != shapes[0];
+            let std = if weight { (shape[1..].iter().product::<usize>() as f64).powf(-0.5) } else { 1. };
+            self.generator.normal(0., std, shape, DType::F32, &Device::Cpu)
+        };
+        shapes.iter().enumerate().map(one).collect()
     }
 
     fn push(

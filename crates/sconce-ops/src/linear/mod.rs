@@ -38,7 +38,7 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, act: Option<A
     let wide = check::wide(xs.dtype());
     let bias = bias.map(|bias| bias.to_dtype(wide)).transpose()?;
     let rows = xs.dims()[..xs.rank() - 1].iter().product::<usize>();
-    let x = xs.to_dtype(wide)?.reshape((rows, inputs))?; // (*, in) -> (rows, in)
+    let x = reshape(xs.to_dtype(wide)?, &[rows, inputs])?; // (*, in) -> (rows, in)
     let y = kernel::linear(&x, &weight.to_dtype(wide)?, bias.as_ref(), act.unwrap_or(Activation::Identity))?;
     let mut dims = xs.dims().to_vec();
     dims[xs.rank() - 1] = outputs;
@@ -79,11 +79,16 @@ pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let wide = check::wide(a.dtype());
     let (x, y) = (a.to_dtype(wide)?, b.to_dtype(wide)?);
     let (x, y) = if rb == 2 {
-        (x.reshape((batch * m, k))?, y) // (*, M, K) -> (batch M, K)
+        (reshape(x, &[batch * m, k])?, y) // (*, M, K) -> (batch M, K)
     } else {
-        (x.reshape((batch, m, k))?, y.reshape((batch, k, n))?) // (*, M, K) -> (batch, M, K)
+        (reshape(x, &[batch, m, k])?, reshape(y, &[batch, k, n])?) // (*, M, K) -> (batch, M, K)
     };
     kernel::product(&x, &y)?.reshape(dims)?.to_dtype(a.dtype()) // -> (*, M, N)
+}
+
+/// `reshape`, which would copy a strided tensor even when its shape is the one asked for.
+fn reshape(xs: Tensor, dims: &[usize]) -> Result<Tensor> {
+    if xs.dims() == dims { Ok(xs) } else { xs.reshape(dims) }
 }
 
 fn same_device<'a>(op: &str, xs: &Tensor, others: impl IntoIterator<Item = &'a Tensor>) -> Result<()> {

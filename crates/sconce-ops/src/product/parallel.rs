@@ -104,8 +104,8 @@ unsafe impl<T: Send> Sync for Targets<T> {}
 
 /// Rows multiplied at a time: small enough for the epilogue to find them in the nearest cache.
 const STRIP: usize = 96;
-/// Length of sum after which the partial results go to memory: keeps the copied part of `b` within the second cache.
-const DEPTH: usize = 2048;
+/// Length of sum after which the partial results go to memory: keeps the copied parts of `a` and `b` within the second cache.
+const DEPTH: usize = 1024;
 /// Rows from which copying `b` pays.
 const COPY: usize = 16;
 
@@ -126,8 +126,12 @@ unsafe fn block<T: Float>(
     let (width, n) = (cols.len(), targets.n);
     let plain = end.bias.is_none() && end.act == Activation::Identity && !end.keep;
     let copy = rows.len() >= COPY;
-    let depth = if copy { DEPTH.min(k) } else { k };
-    T::scratch(if copy { depth * width } else { 0 }, |panel| {
+    // Columns of `a` that are neighbours are read as they are; others are far apart, often a page each.
+    let turn = copy && a.cols != 1;
+    let depth = if copy { k.div_ceil(k.div_ceil(DEPTH).max(1)) } else { k };
+    let sizes = [if copy { depth * width } else { 0 }, if turn { STRIP * depth } else { 0 }];
+    T::scratch(sizes.iter().sum(), |memory| {
+        let (panel, turned) = memory.split_at_mut(sizes[0]);
         let mut start = 0;
         loop {
             let depth = depth.min(k - start);
@@ -142,10 +146,15 @@ unsafe fn block<T: Float>(
             };
             for top in rows.clone().step_by(STRIP) {
                 let height = STRIP.min(rows.end - top);
+                let mut left = a.at(top, start);
+                if turn {
+                    left.copy_to(height, depth, turned, depth);
+                    left = Matrix::row_major(turned, depth);
+                }
                 // SAFETY: the strip lies in the block, which is ours; with `start > 0` it has been written before.
                 unsafe {
                     let to = targets.out.add(top * n + cols.start);
-                    product_to((height, width, depth), to, n, start > 0, a.at(top, start), right);
+                    product_to((height, width, depth), to, n, start > 0, left, right);
                 }
                 if !last || plain {
                     continue;
