@@ -1,1 +1,35 @@
-//! What the examples share.
+//! What the examples share: the repository's data, training and evaluation on it, labelled contact sheets.
+
+pub mod contact_sheet;
+pub mod emoji;
+pub mod evaluate;
+pub mod pretrain;
+
+/// What went wrong, for the person who ran the example.
+#[derive(Debug)]
+pub struct Error(String);
+
+impl Error {
+    /// An error with a message for people.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Writes JSON for people, complete or not at all.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_json(path: &std::path::Path, value: &impl serde::Serialize) -> Result<(), Error> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Error::new(error.to_string()))?;
+    sconce::nn::fs::write_atomic(path, |out| writeln!(out, "{text}"))
+        .map_err(|error| Error::new(format!("{}: {error}", path.display())))
+}
