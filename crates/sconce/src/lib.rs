@@ -21,6 +21,8 @@
 //! [candle]: https://github.com/huggingface/candle
 
 mod device;
+#[cfg(feature = "hub")]
+pub mod hub;
 
 pub use candle_core as candle;
 pub use candle_nn;
