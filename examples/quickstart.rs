@@ -239,7 +239,10 @@ fn search(
 ) -> Result<Vec<Value>, Failure> {
     let text = bundle.embed_texts(&[query])?; // (1, E)
     let best = retrieve(&text, images, arguments.top.max(1))?.into_iter().next().unwrap_or_default();
-    println!("query     {query:?}: {}", best.iter().take(6).map(|(i, _)| labels[*i].as_str()).collect::<Vec<_>>().join(", "));
+    println!(
+        "query     {query:?}: {}",
+        best.iter().take(6).map(|(i, _)| labels[*i].as_str()).collect::<Vec<_>>().join(", ")
+    );
     let tile = |&(index, cosine): &(usize, f32)| Tile {
         picture: pictures[index].to_rgb(),
         label: labels[index].clone(),

@@ -47,12 +47,7 @@ pub fn draw(title: &str, tiles: &[Tile], columns: u32) -> RgbImage {
         let y = head + (index as u32 / columns) * cell_height;
         let (w, h) = fit(tile.picture.width(), tile.picture.height());
         let picture = imageops::resize(&tile.picture, w, h, imageops::FilterType::CatmullRom);
-        imageops::replace(
-            &mut sheet,
-            &picture,
-            i64::from(x + (PICTURE - w) / 2),
-            i64::from(y + (PICTURE - h) / 2),
-        );
+        imageops::replace(&mut sheet, &picture, i64::from(x + (PICTURE - w) / 2), i64::from(y + (PICTURE - h) / 2));
         let room = ((CELL - MARGIN) / GLYPH) as usize;
         let mut at = y + PICTURE + 6;
         for line in wrap(&tile.label, room, LABEL_LINES - 1) {

@@ -14,8 +14,8 @@ use sconce::clip::{
 };
 use sconce::data::transform::CLIP;
 use sconce::data::{
-    ColorJitter, Compose, DataLoader, Dataset, Filter, Generator, Grayscale, InMemory, LoaderOptions, Pipeline,
-    Picture, Preprocess, RandomApply, RandomCrop, RandomResizedCrop, Result as DataResult, Size, Transform,
+    ColorJitter, Compose, DataLoader, Dataset, Filter, Generator, Grayscale, InMemory, LoaderOptions, Picture,
+    Pipeline, Preprocess, RandomApply, RandomCrop, RandomResizedCrop, Result as DataResult, Size, Transform,
 };
 use sconce::nn::{ParamStore, SaveOptions};
 use sconce::train::schedule::Warmup;
@@ -188,7 +188,12 @@ pub struct Summary {
 ///
 /// # Errors
 /// Files that cannot be read or written, and what training can meet: a loss that is not finite.
-pub fn train(train: Vec<Emoji>, test: &[Emoji], options: &Options, device: &Device) -> Result<Option<Summary>, StepError> {
+pub fn train(
+    train: Vec<Emoji>,
+    test: &[Emoji],
+    options: &Options,
+    device: &Device,
+) -> Result<Option<Summary>, StepError> {
     let store = ParamStore::new(options.seed, DType::F32, device);
     let bundle = Bundle::new(record(), Path::new(""), &store)?;
     let Bundle { model, tokenizer, .. } = &bundle;
@@ -237,17 +242,18 @@ pub fn train(train: Vec<Emoji>, test: &[Emoji], options: &Options, device: &Devi
     let mut figures = None;
     while trainer.position().epoch < options.epochs {
         let at = trainer.position();
-        let outcome = trainer.epoch(loader.epoch_from(at.epoch, at.batch as usize), |position, (images, indices)| {
-            model.clamp_logit_scale()?;
-            let subcategories = position.step % SUBCATEGORY_EVERY == SUBCATEGORY_EVERY - 1;
-            let indices = indices.to_vec1::<u32>()?;
-            let (texts, labels) = captions.draw(&indices, subcategories, &Generator::current());
-            let ids = tokenizer.tokenize(&texts.iter().map(String::as_str).collect::<Vec<_>>(), device)?;
-            let output = model.forward_t(&images.to_device(device)?, &ids, true)?;
-            let scale = output.scale.to_scalar::<f32>()?;
-            let loss = contrastive_loss(&output, &Pairing::Labels(Tensor::new(labels, device)?))?;
-            Ok(StepOutput::new(loss).with("scale", f64::from(scale)))
-        })?;
+        let outcome =
+            trainer.epoch(loader.epoch_from(at.epoch, at.batch as usize), |position, (images, indices)| {
+                model.clamp_logit_scale()?;
+                let subcategories = position.step % SUBCATEGORY_EVERY == SUBCATEGORY_EVERY - 1;
+                let indices = indices.to_vec1::<u32>()?;
+                let (texts, labels) = captions.draw(&indices, subcategories, &Generator::current());
+                let ids = tokenizer.tokenize(&texts.iter().map(String::as_str).collect::<Vec<_>>(), device)?;
+                let output = model.forward_t(&images.to_device(device)?, &ids, true)?;
+                let scale = output.scale.to_scalar::<f32>()?;
+                let loss = contrastive_loss(&output, &Pairing::Labels(Tensor::new(labels, device)?))?;
+                Ok(StepOutput::new(loss).with("scale", f64::from(scale)))
+            })?;
         if outcome == Outcome::Interrupted {
             eprintln!("stopped after step {}; run again with --resume to continue", trainer.position().step);
             return Ok(None);

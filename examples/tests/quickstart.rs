@@ -53,7 +53,8 @@ fn a_folder_of_ones_own_is_classified_and_searched() {
     }
     std::fs::write(pictures.join("broken.png"), b"\x89PNG\r\n\x1a\nthis is no picture").unwrap();
 
-    let arguments = ["--images", "pictures", "--classes", "animal, food,flag", "--query", "a dog", "--json", "out.json"];
+    let arguments =
+        ["--images", "pictures", "--classes", "animal, food,flag", "--query", "a dog", "--json", "out.json"];
     let output = quickstart(folder.path(), &arguments);
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("broken.png"), "{}", text(&output.stderr));

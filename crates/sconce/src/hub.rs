@@ -155,8 +155,7 @@ mod tests {
             let body = serde_json::json!({ "siblings": siblings, "sha": "0123456789abcdef" }).to_string();
             return write!(stream, "HTTP/1.1 200 OK\r\n{head}content-length: {}\r\n\r\n{body}", body.len());
         }
-        let Some((name, body)) =
-            files.iter().find(|(name, _)| path == format!("/owner/model/resolve/main/{name}"))
+        let Some((name, body)) = files.iter().find(|(name, _)| path == format!("/owner/model/resolve/main/{name}"))
         else {
             return write!(stream, "HTTP/1.1 404 Not Found\r\n{head}content-length: 0\r\n\r\n");
         };
