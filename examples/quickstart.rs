@@ -115,7 +115,7 @@ fn drawings(arguments: &Arguments, bundle: &Bundle, device: &Device) -> Result<M
     println!("pictures  {} drawings in the style {TEST_DOMAIN}, none of it seen in training", found.pictures);
     print_figures(&found);
 
-    let query = arguments.query.as_deref().unwrap_or("a yellow fruit");
+    let query = arguments.query.as_deref().unwrap_or("red heart");
     let labels = emoji.iter().map(|e: &Emoji| e.caption.name.clone()).collect::<Vec<_>>();
     let best = search(arguments, bundle, query, &images, &pictures, &labels)?;
     println!("\nYour own pictures: --images DIR --classes cat,dog,car   or   --images DIR --query \"a red car\"");
@@ -270,6 +270,12 @@ fn warn(report: &ReadReport) {
     }
 }
 
+/// A path as a person would type it from here.
 fn shown(path: &Path) -> String {
-    path.display().to_string()
+    let here = std::env::current_dir().and_then(|folder| folder.canonicalize());
+    let whole = path.canonicalize();
+    match (&here, &whole) {
+        (Ok(here), Ok(whole)) => whole.strip_prefix(here).unwrap_or(path).display().to_string(),
+        _ => path.display().to_string(),
+    }
 }
