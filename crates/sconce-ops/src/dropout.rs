@@ -1,12 +1,13 @@
 //! Dropout of elements and of residual paths.
 
+use std::ops::Range;
+
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, WithDType, backend::BackendStorage};
 
 use crate::{
     Error, Generator, GeneratorState, check,
     kernel::{Element, Real, Rows, Scratch, Uninit, cpu_slice, fill_rows},
-    random::philox,
-    with_float,
+    philox, with_float,
 };
 
 /// Dropout, Srivastava et al. 2014: each element is 0 with probability `p`, survivors are divided by `1 - p`. For training;
@@ -77,8 +78,9 @@ struct Mask {
 
 impl Mask {
     fn draw(generator: &Generator, draws: usize, run: usize, p: f64) -> Self {
-        // Four draws of 32 bits from each block of the cipher; one number more in case the counter stands inside a block.
-        let state = generator.reserve(2 * draws.div_ceil(4) as u64 + 1);
+        // Two numbers of 64 bits for each block of the cipher, one more in case the counter stands inside a block.
+        let blocks = draws.div_ceil(philox::TILE) * philox::WIDTH;
+        let state = generator.reserve(2 * blocks as u64 + 1);
         Self { state, run, keep: 1. - p }
     }
 
@@ -87,21 +89,23 @@ impl Mask {
     }
 
     /// What the elements of this range are multiplied by.
-    fn factors<A: Real>(&self, elements: std::ops::Range<usize>) -> Vec<A> {
+    fn factors<A: Real>(&self, elements: Range<usize>) -> Vec<A> {
         let first = elements.start / self.run;
         let draws = elements.end.div_ceil(self.run) - first;
+        let skip = first % philox::TILE;
         let threshold = (self.keep * 2f64.powi(32)) as u64;
-        let (start, skip) = (self.state.counter.div_ceil(2).wrapping_add(first as u64 / 4), first % 4);
+        let start = self.state.counter.div_ceil(2).wrapping_add((first / philox::TILE * philox::WIDTH) as u64);
         let scale = A::from_f64(self.scale());
-        let mut factors = vec![A::zero(); (skip + draws).next_multiple_of(4)];
+        let mut factors = vec![A::zero(); (skip + draws).next_multiple_of(philox::TILE)];
         A::dispatch(
             #[inline(always)]
             |_| {
-                for (four, block) in factors.as_chunks_mut::<4>().0.iter_mut().zip(0u64..) {
-                    let [a, b] = philox([start.wrapping_add(block), self.state.stream], self.state.seed);
-                    let words = [a & 0xffff_ffff, a >> 32, b & 0xffff_ffff, b >> 32];
-                    for (factor, word) in four.iter_mut().zip(words) {
-                        *factor = if word < threshold { scale } else { A::zero() };
+                let tiles = factors.as_chunks_mut::<{ philox::TILE }>().0;
+                for (tile, i) in tiles.iter_mut().zip(0u64..) {
+                    let place = start.wrapping_add(i * philox::WIDTH as u64);
+                    let words = philox::tile(place, self.state.stream, self.state.seed);
+                    for (factor, &word) in tile.iter_mut().zip(words.as_flattened()) {
+                        *factor = if u64::from(word) < threshold { scale } else { A::zero() };
                     }
                 }
             },

@@ -70,14 +70,7 @@ pub(crate) struct RowNorm<const CENTRED: bool> {
 pub(crate) fn statistics<A: Real, const CENTRED: bool>(m: Math, row: &[A], eps: f64) -> (A, A) {
     let n = A::from_f64(row.len() as f64);
     let mean = if CENTRED { simd::sum(row) / n } else { A::zero() };
-    let squares = simd::fold(
-        row,
-        A::zero(),
-        #[inline(always)]
-        |sum, x| m.fma(x - mean, x - mean, sum),
-        #[inline(always)]
-        |a, b| a + b,
-    );
+    let squares = simd::squares(m, row, mean);
     (mean, (squares / n + A::from_f64(eps)).sqrt().recip())
 }
 

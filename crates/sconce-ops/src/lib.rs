@@ -23,6 +23,7 @@ mod lanes;
 mod layer_norm;
 mod linear;
 mod mapped;
+mod philox;
 mod pinv;
 mod pool;
 mod product;

@@ -148,6 +148,7 @@ pub(crate) fn exp_sum<A: Real>(m: Math, row: &[A]) -> (A, A) {
     let top = simd::max(row);
     let sum = simd::fold(
         row,
+        A::neg_infinity(),
         A::zero(),
         #[inline(always)]
         |sum, x| sum + m.exp(x - top),

@@ -73,14 +73,7 @@ fn moments<'a, A: Real>(xs: &[A], n: usize, out: Uninit<'a, A>) -> &'a mut [A] {
             let out = out.fill(A::zero());
             for (out, row) in out.as_chunks_mut::<2>().0.iter_mut().zip(xs.chunks_exact(n)) {
                 let mean = simd::sum(row) * scale;
-                let squares = simd::fold(
-                    row,
-                    A::zero(),
-                    #[inline(always)]
-                    |sum, x| m.fma(x - mean, x - mean, sum),
-                    #[inline(always)]
-                    |a, b| a + b,
-                );
+                let squares = simd::squares(m, row, mean);
                 *out = [mean, squares];
             }
             out

@@ -8,6 +8,8 @@ use std::{
 
 use rayon::prelude::*;
 
+use super::simd::padded;
+
 /// Memory that has not been written yet. Every method writes all of it and returns it as a plain slice, which is the
 /// proof that [`fill`] asks for.
 #[derive(Debug)]
@@ -45,8 +47,13 @@ impl<'a, T: Copy> Uninit<'a, T> {
     #[inline(always)]
     pub fn map<A: Copy>(self, xs: &[A], f: impl Fn(A) -> T) -> &'a mut [T] {
         assert_eq!(self.len(), xs.len(), "one input for each output");
-        for (slot, &x) in self.0.iter_mut().zip(xs) {
+        let whole = xs.len() / WIDTH * WIDTH;
+        let (slots, rest) = self.0.split_at_mut(whole);
+        for (slot, &x) in slots.iter_mut().zip(&xs[..whole]) {
             slot.write(f(x));
+        }
+        if let Some(&pad) = xs.get(whole) {
+            write_rest(rest, padded::<A, WIDTH>(&xs[whole..], pad).map(f));
         }
         self.written()
     }
@@ -55,8 +62,20 @@ impl<'a, T: Copy> Uninit<'a, T> {
     #[inline(always)]
     pub fn map2<A: Copy, B: Copy>(self, xs: &[A], ys: &[B], f: impl Fn(A, B) -> T) -> &'a mut [T] {
         assert!(self.len() == xs.len() && xs.len() == ys.len(), "one pair for each output");
-        for ((slot, &x), &y) in self.0.iter_mut().zip(xs).zip(ys) {
+        let whole = xs.len() / WIDTH * WIDTH;
+        let (slots, rest) = self.0.split_at_mut(whole);
+        for ((slot, &x), &y) in slots.iter_mut().zip(&xs[..whole]).zip(&ys[..whole]) {
             slot.write(f(x, y));
+        }
+        if let (Some(&x), Some(&y)) = (xs.get(whole), ys.get(whole)) {
+            let (x, y) = (padded::<A, WIDTH>(&xs[whole..], x), padded::<B, WIDTH>(&ys[whole..], y));
+            write_rest(
+                rest,
+                std::array::from_fn::<T, WIDTH, _>(
+                    #[inline(always)]
+                    |i| f(x[i], y[i]),
+                ),
+            );
         }
         self.written()
     }
@@ -71,7 +90,12 @@ impl<'a, T: Copy> Uninit<'a, T> {
         f: impl Fn(A, B, C) -> T,
     ) -> &'a mut [T] {
         assert!(self.len() == xs.len() && xs.len() == ys.len() && xs.len() == zs.len());
-        for (((slot, &x), &y), &z) in self.0.iter_mut().zip(xs).zip(ys).zip(zs) {
+        let whole = xs.len() / WIDTH * WIDTH;
+        let (slots, rest) = self.0.split_at_mut(whole);
+        for (((slot, &x), &y), &z) in slots.iter_mut().zip(&xs[..whole]).zip(&ys[..whole]).zip(&zs[..whole]) {
+            slot.write(f(x, y, z));
+        }
+        for ((slot, &x), (&y, &z)) in rest.iter_mut().zip(&xs[whole..]).zip(ys[whole..].iter().zip(&zs[whole..])) {
             slot.write(f(x, y, z));
         }
         self.written()
@@ -99,6 +123,16 @@ impl<'a, T: Copy> Uninit<'a, T> {
         unsafe {
             &mut *(self.0 as *mut [MaybeUninit<T>] as *mut [T])
         }
+    }
+}
+
+/// Vectors of 16 are the widest; what is left of a row after whole ones is computed as one more.
+const WIDTH: usize = 16;
+
+#[inline(always)]
+fn write_rest<T: Copy>(slots: &mut [MaybeUninit<T>], values: [T; WIDTH]) {
+    for (slot, value) in slots.iter_mut().zip(values) {
+        slot.write(value);
     }
 }
 
