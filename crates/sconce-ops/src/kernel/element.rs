@@ -5,8 +5,9 @@ use half::{bf16, f16};
 
 use super::{
     coefficients::Coefficients,
-    parallel::{Uninit, fill_once},
+    parallel::fill_once,
     simd::{Math, dispatch},
+    uninit::Uninit,
 };
 
 /// A number that kernels compute with: `f32` or `f64`.

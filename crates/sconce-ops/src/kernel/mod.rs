@@ -10,8 +10,10 @@ pub mod elementwise;
 pub mod parallel;
 pub mod rows;
 pub mod simd;
+pub mod uninit;
 
 pub use element::{Element, Real};
-pub use parallel::{Uninit, fill, fill_once, fill_rows};
+pub use parallel::{fill, fill_once, fill_rows};
 pub use rows::{Rows, Scratch, contiguous, cpu_slice, wide_vec};
 pub use simd::{Math, dispatch};
+pub use uninit::Uninit;

@@ -146,72 +146,71 @@ fn clamp<T: Real>(x: T, low: T, high: T) -> T {
 const LANES: usize = 32;
 
 /// Folds `f` over the elements in 32 independent lanes and joins the lanes pairwise; the order, and so the bits,
-/// depend on the length alone. The last lanes are filled up with `pad`, for which `f(a, pad)` must be `a`; `join` with `start` on
-/// one side must give the other. Mark both functions as `#[inline(always)]`.
+/// depend on the length alone. `join` with `start` on one side must give the other. Mark both functions as `#[inline(always)]`.
 #[inline(always)]
-pub fn fold<A: Real>(xs: &[A], pad: A, start: A, f: impl Fn(A, A) -> A, join: impl Fn(A, A) -> A) -> A {
+pub fn fold<A: Real>(xs: &[A], start: A, f: impl Fn(A, A) -> A, join: impl Fn(A, A) -> A) -> A {
     let mut lanes = [start; LANES];
     let (chunks, rest) = xs.as_chunks::<LANES>();
     for chunk in chunks {
-        lanes = step(
-            lanes,
-            #[inline(always)]
-            |lane, i| f(lane, chunk[i]),
-        );
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = f(*lane, x);
+        }
     }
-    if !rest.is_empty() {
-        let chunk = padded::<A, LANES>(rest, pad);
-        lanes = step(
-            lanes,
-            #[inline(always)]
-            |lane, i| f(lane, chunk[i]),
-        );
+    for (lane, &x) in lanes.iter_mut().zip(rest) {
+        *lane = f(*lane, x);
     }
     join_lanes(lanes, join)
 }
 
-/// [`fold`] over pairs, filled up with zeros: `f(a, 0, 0)` must be `a`.
+/// [`fold`] over pairs.
 #[inline(always)]
 pub fn fold2<A: Real>(xs: &[A], ys: &[A], start: A, f: impl Fn(A, A, A) -> A, join: impl Fn(A, A) -> A) -> A {
     let mut lanes = [start; LANES];
     let ((xc, xr), (yc, yr)) = (xs.as_chunks::<LANES>(), ys.as_chunks::<LANES>());
     for (x, y) in xc.iter().zip(yc) {
-        lanes = step(
-            lanes,
-            #[inline(always)]
-            |lane, i| f(lane, x[i], y[i]),
-        );
+        for ((lane, &x), &y) in lanes.iter_mut().zip(x).zip(y) {
+            *lane = f(*lane, x, y);
+        }
     }
-    if !xr.is_empty() {
-        let (x, y) = (padded::<A, LANES>(xr, A::zero()), padded::<A, LANES>(yr, A::zero()));
-        lanes = step(
-            lanes,
-            #[inline(always)]
-            |lane, i| f(lane, x[i], y[i]),
-        );
+    for ((lane, &x), &y) in lanes.iter_mut().zip(xr).zip(yr) {
+        *lane = f(*lane, x, y);
     }
     join_lanes(lanes, join)
 }
 
-/// Adds up `f(sum, x, y, z)` over triples, in the manner of [`fold2`]; `f(a, 0, 0, 0)` must be `a`.
+/// Adds up `f(sum, x, y, z)` over triples, in the manner of [`fold`].
 #[inline(always)]
 pub fn fold3<A: Real>(xs: &[A], ys: &[A], zs: &[A], f: impl Fn(A, A, A, A) -> A) -> A {
     let mut lanes = [A::zero(); LANES];
     let ((xc, xr), (yc, yr), (zc, zr)) = (xs.as_chunks::<LANES>(), ys.as_chunks::<LANES>(), zs.as_chunks::<LANES>());
     for ((x, y), z) in xc.iter().zip(yc).zip(zc) {
-        lanes = step(
-            lanes,
-            #[inline(always)]
-            |lane, i| f(lane, x[i], y[i], z[i]),
-        );
+        for (((lane, &x), &y), &z) in lanes.iter_mut().zip(x).zip(y).zip(z) {
+            *lane = f(*lane, x, y, z);
+        }
     }
-    if !xr.is_empty() {
-        let [x, y, z] = [xr, yr, zr].map(|rest| padded::<A, LANES>(rest, A::zero()));
-        lanes = step(
-            lanes,
-            #[inline(always)]
-            |lane, i| f(lane, x[i], y[i], z[i]),
-        );
+    for (((lane, &x), &y), &z) in lanes.iter_mut().zip(xr).zip(yr).zip(zr) {
+        *lane = f(*lane, x, y, z);
+    }
+    join_lanes(
+        lanes,
+        #[inline(always)]
+        |a, b| a + b,
+    )
+}
+
+/// Sum of `exp(x - top)`.
+#[inline(always)]
+pub fn exp_sum<A: Real>(m: Math, xs: &[A], top: A) -> A {
+    let mut lanes = [A::zero(); LANES];
+    let (chunks, rest) = xs.as_chunks::<LANES>();
+    // The rest joins the loop as a whole chunk, filled up with what adds nothing: as scalars it would cost more than a short row.
+    let mut last = [A::neg_infinity(); LANES];
+    last[..rest.len()].copy_from_slice(rest);
+    for i in 0..xs.len().div_ceil(LANES) {
+        let chunk = chunks.get(i).unwrap_or(&last);
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = *lane + m.exp(x - top);
+        }
     }
     join_lanes(
         lanes,
@@ -226,7 +225,6 @@ pub fn sum<A: Real>(xs: &[A]) -> A {
     fold(
         xs,
         A::zero(),
-        A::zero(),
         #[inline(always)]
         |a, x| a + x,
         #[inline(always)]
@@ -239,7 +237,6 @@ pub fn sum<A: Real>(xs: &[A]) -> A {
 pub fn squares<A: Real>(m: Math, xs: &[A], centre: A) -> A {
     fold(
         xs,
-        centre,
         A::zero(),
         #[inline(always)]
         |sum, x| m.fma(x - centre, x - centre, sum),
@@ -265,30 +262,12 @@ pub fn dot<A: Real>(m: Math, xs: &[A], ys: &[A]) -> A {
 /// Largest element; minus infinity when there is none. NaN is passed over.
 #[inline(always)]
 pub fn max<A: Real>(xs: &[A]) -> A {
-    fold(xs, A::neg_infinity(), A::neg_infinity(), larger, larger)
+    fold(xs, A::neg_infinity(), larger, larger)
 }
 
 #[inline(always)]
 fn larger<A: Real>(a: A, b: A) -> A {
     if b > a { b } else { a }
-}
-
-/// Every lane anew; the array goes through by value, so that it stays in registers.
-#[inline(always)]
-fn step<A: Copy>(mut lanes: [A; LANES], f: impl Fn(A, usize) -> A) -> [A; LANES] {
-    for (i, lane) in lanes.iter_mut().enumerate() {
-        *lane = f(*lane, i);
-    }
-    lanes
-}
-
-/// Fewer than `N` elements as a whole array, filled up with `pad`: scalar code for the rest of a row would cost more than all of
-/// a short row.
-#[inline(always)]
-pub(super) fn padded<A: Copy, const N: usize>(rest: &[A], pad: A) -> [A; N] {
-    let mut chunk = [pad; N];
-    chunk[..rest.len()].copy_from_slice(rest);
-    chunk
 }
 
 #[inline(always)]
