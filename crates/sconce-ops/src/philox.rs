@@ -62,7 +62,7 @@ mod tests {
         for i in 0..WIDTH {
             let [a, b] = philox([first.wrapping_add(i as u64), stream], key);
             let block = [a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32];
-            assert_eq!(block, std::array::from_fn(|w| words[w][i]));
+            assert_eq!(block, words.map(|word| word[i]));
         }
     }
 }

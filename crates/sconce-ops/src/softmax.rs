@@ -146,7 +146,14 @@ fn log_block<'a, A: Real>(xs: &[A], n: usize, out: Uninit<'a, A>) -> &'a mut [A]
 #[inline(always)]
 pub(crate) fn exp_sum<A: Real>(m: Math, row: &[A]) -> (A, A) {
     let top = simd::max(row);
-    let sum = simd::exp_sum(m, row, top);
+    let sum = simd::fold(
+        row,
+        A::zero(),
+        #[inline(always)]
+        |sum, x| sum + m.exp(x - top),
+        #[inline(always)]
+        |a, b| a + b,
+    );
     (top, sum)
 }
 

@@ -198,27 +198,6 @@ pub fn fold3<A: Real>(xs: &[A], ys: &[A], zs: &[A], f: impl Fn(A, A, A, A) -> A)
     )
 }
 
-/// Sum of `exp(x - top)`.
-#[inline(always)]
-pub fn exp_sum<A: Real>(m: Math, xs: &[A], top: A) -> A {
-    let mut lanes = [A::zero(); LANES];
-    let (chunks, rest) = xs.as_chunks::<LANES>();
-    // The rest joins the loop as a whole chunk, filled up with what adds nothing: as scalars it would cost more than a short row.
-    let mut last = [A::neg_infinity(); LANES];
-    last[..rest.len()].copy_from_slice(rest);
-    for i in 0..xs.len().div_ceil(LANES) {
-        let chunk = chunks.get(i).unwrap_or(&last);
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane = *lane + m.exp(x - top);
-        }
-    }
-    join_lanes(
-        lanes,
-        #[inline(always)]
-        |a, b| a + b,
-    )
-}
-
 /// Sum of the elements.
 #[inline(always)]
 pub fn sum<A: Real>(xs: &[A]) -> A {

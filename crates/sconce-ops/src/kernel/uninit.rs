@@ -40,27 +40,13 @@ impl<'a, T: Copy> Uninit<'a, T> {
     pub fn map<A: Copy>(self, xs: &[A], f: impl Fn(A) -> T) -> &'a mut [T] {
         let n = self.len();
         assert!(xs.len() == n, "as many inputs as outputs");
-        for (out, x) in self.0.as_chunks_mut::<WIDTH>().0.iter_mut().zip(whole(xs)) {
-            each(
-                out,
-                #[inline(always)]
-                |i| f(x[i]),
-            );
+        let plain = plain(n);
+        for (slot, &x) in self.0[..plain].iter_mut().zip(&xs[..plain]) {
+            slot.write(f(x));
         }
-        match (self.0.last_chunk_mut::<WIDTH>(), xs.last_chunk::<WIDTH>()) {
-            (Some(out), Some(x)) => {
-                if n % WIDTH > 0 {
-                    each(
-                        out,
-                        #[inline(always)]
-                        |i| f(x[i]),
-                    )
-                }
-            }
-            _ => {
-                for (slot, &x) in self.0.iter_mut().zip(xs) {
-                    slot.write(f(x));
-                }
+        if let (Some(out), Some(x)) = (rest(self.0, plain), xs.last_chunk::<WIDTH>()) {
+            for i in 0..WIDTH {
+                out[i].write(f(x[i]));
             }
         }
         self.written()
@@ -71,27 +57,14 @@ impl<'a, T: Copy> Uninit<'a, T> {
     pub fn map2<A: Copy, B: Copy>(self, xs: &[A], ys: &[B], f: impl Fn(A, B) -> T) -> &'a mut [T] {
         let n = self.len();
         assert!(xs.len() == n && ys.len() == n, "as many inputs as outputs");
-        for ((out, x), y) in self.0.as_chunks_mut::<WIDTH>().0.iter_mut().zip(whole(xs)).zip(whole(ys)) {
-            each(
-                out,
-                #[inline(always)]
-                |i| f(x[i], y[i]),
-            );
+        let plain = plain(n);
+        for ((slot, &x), &y) in self.0[..plain].iter_mut().zip(&xs[..plain]).zip(&ys[..plain]) {
+            slot.write(f(x, y));
         }
-        match (self.0.last_chunk_mut::<WIDTH>(), xs.last_chunk::<WIDTH>(), ys.last_chunk::<WIDTH>()) {
-            (Some(out), Some(x), Some(y)) => {
-                if n % WIDTH > 0 {
-                    each(
-                        out,
-                        #[inline(always)]
-                        |i| f(x[i], y[i]),
-                    )
-                }
-            }
-            _ => {
-                for ((slot, &x), &y) in self.0.iter_mut().zip(xs).zip(ys) {
-                    slot.write(f(x, y));
-                }
+        if let (Some(out), Some(x), Some(y)) = (rest(self.0, plain), xs.last_chunk::<WIDTH>(), ys.last_chunk::<WIDTH>())
+        {
+            for i in 0..WIDTH {
+                out[i].write(f(x[i], y[i]));
             }
         }
         self.written()
@@ -108,34 +81,15 @@ impl<'a, T: Copy> Uninit<'a, T> {
     ) -> &'a mut [T] {
         let n = self.len();
         assert!(xs.len() == n && ys.len() == n && zs.len() == n, "as many inputs as outputs");
-        for (((out, x), y), z) in
-            self.0.as_chunks_mut::<WIDTH>().0.iter_mut().zip(whole(xs)).zip(whole(ys)).zip(whole(zs))
-        {
-            each(
-                out,
-                #[inline(always)]
-                |i| f(x[i], y[i], z[i]),
-            );
+        let plain = plain(n);
+        for (((slot, &x), &y), &z) in self.0[..plain].iter_mut().zip(&xs[..plain]).zip(&ys[..plain]).zip(&zs[..plain]) {
+            slot.write(f(x, y, z));
         }
-        match (
-            self.0.last_chunk_mut::<WIDTH>(),
-            xs.last_chunk::<WIDTH>(),
-            ys.last_chunk::<WIDTH>(),
-            zs.last_chunk::<WIDTH>(),
-        ) {
-            (Some(out), Some(x), Some(y), Some(z)) => {
-                if n % WIDTH > 0 {
-                    each(
-                        out,
-                        #[inline(always)]
-                        |i| f(x[i], y[i], z[i]),
-                    )
-                }
-            }
-            _ => {
-                for (((slot, &x), &y), &z) in self.0.iter_mut().zip(xs).zip(ys).zip(zs) {
-                    slot.write(f(x, y, z));
-                }
+        if let (Some(out), Some(x), Some(y), Some(z)) =
+            (rest(self.0, plain), xs.last_chunk::<WIDTH>(), ys.last_chunk::<WIDTH>(), zs.last_chunk::<WIDTH>())
+        {
+            for i in 0..WIDTH {
+                out[i].write(f(x[i], y[i], z[i]));
             }
         }
         self.written()
@@ -166,18 +120,22 @@ impl<'a, T: Copy> Uninit<'a, T> {
     }
 }
 
-/// Vectors of 16 are the widest. What is left of a row after whole ones is computed with the elements before it as one more.
+/// The widest vectors hold 16. What is left of a row after whole ones is computed, with elements before it, as one more:
+/// scalar code for it could cost as much as the row.
 const WIDTH: usize = 16;
 
+/// How many elements the plain loop takes: whole vectors, or all of a short row.
 #[inline(always)]
-fn whole<A>(xs: &[A]) -> &[[A; WIDTH]] {
-    xs.as_chunks().0
+fn plain(n: usize) -> usize {
+    if n < WIDTH { n } else { n / WIDTH * WIDTH }
 }
 
+/// The last vector, if the plain loop has not reached the end.
 #[inline(always)]
-fn each<T: Copy>(out: &mut [MaybeUninit<T>; WIDTH], f: impl Fn(usize) -> T) {
-    for (i, slot) in out.iter_mut().enumerate() {
-        slot.write(f(i));
+fn rest<T>(out: &mut [T], plain: usize) -> Option<&mut [T; WIDTH]> {
+    match plain < out.len() {
+        true => out.last_chunk_mut(),
+        false => None,
     }
 }
 
