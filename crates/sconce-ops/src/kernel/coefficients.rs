@@ -1,6 +1,6 @@
 //! The numbers behind the functions of [`Math`](super::Math).
 
-/// Numbers behind the functions of [`Math`]: minimax polynomials (Remez) and the limits of the type.
+/// Numbers behind the functions of `Math`: minimax polynomials (Remez) and the limits of the type.
 #[allow(missing_docs, reason = "constants of the functions above, named after their place there")]
 pub trait Coefficients: Sized + 'static {
     const HALF: Self;

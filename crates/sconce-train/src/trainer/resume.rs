@@ -39,7 +39,7 @@ impl<O: Optimizer> Trainer<O> {
     /// Saves a checkpoint now, if there is a folder for them.
     ///
     /// # Errors
-    /// Those of [`CheckpointFolder::save`].
+    /// Those of [`CheckpointFolder::save`](crate::CheckpointFolder::save).
     pub fn save(&self) -> Result<()> {
         if let Some((folder, _)) = &self.checkpoints {
             let path = folder.save(&self.state()?)?;
