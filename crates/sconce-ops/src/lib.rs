@@ -51,7 +51,7 @@ pub use l2_normalize::l2_normalize;
 pub use layer_norm::layer_norm;
 pub use linear::{linear, matmul};
 pub use mapped::map_file;
-pub use pinv::pinv;
+pub use pinv::{pinv, pinv_each};
 pub use pool::{PoolOptions, adaptive_avg_pool1d, adaptive_avg_pool2d, avg_pool2d, global_avg_pool, max_pool2d};
 pub use random::{Generator, GeneratorState};
 pub use resize::{ResizeMode, ResizeOptions, ResizeTo, resize};

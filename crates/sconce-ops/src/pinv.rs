@@ -2,12 +2,14 @@
 
 use candle_core::{D, Result, Tensor};
 
-use crate::{Error, check};
+use crate::{Error, check, matmul};
 
 /// Moore-Penrose inverse by the iteration of Razavi et al. 2014 as used in Nystromformer (Xiong et al. 2021, eq. 11), of sixth
 /// order: `Z <- Z (13 I - AZ (15 I - AZ (7 I - AZ))) / 4`, from `A^T` over the product of the largest absolute row
-/// and column sums, each taken over the whole batch. Six iterations do for softmax matrices. Differentiable; half precision is
-/// computed in f32.
+/// and column sums. Six iterations do for softmax matrices. Differentiable; half precision is computed in f32.
+///
+/// The largest sums are taken over the whole batch, as the official models do: what comes out for one matrix depends on the
+/// others. [`pinv_each`] is free of that.
 ///
 /// # Shapes
 /// - `xs`: `(*, N, N)`, at least two dimensions
@@ -16,7 +18,22 @@ use crate::{Error, check};
 /// # Errors
 /// When the matrices are not square or the type is not floating-point.
 pub fn pinv(xs: &Tensor, iterations: usize) -> Result<Tensor> {
-    let op = "pinv";
+    iterate("pinv", xs, iterations, false)
+}
+
+/// [`pinv`] with the largest sums taken for each matrix by itself: better conditioned, and independent of the batch.
+///
+/// # Shapes
+/// - `xs`: `(*, N, N)`, at least two dimensions
+/// - output: as `xs`
+///
+/// # Errors
+/// When the matrices are not square or the type is not floating-point.
+pub fn pinv_each(xs: &Tensor, iterations: usize) -> Result<Tensor> {
+    iterate("pinv_each", xs, iterations, true)
+}
+
+fn iterate(op: &'static str, xs: &Tensor, iterations: usize, each: bool) -> Result<Tensor> {
     check::float(op, xs)?;
     let n = match *xs.dims() {
         [.., n, m] if n == m => n,
@@ -30,19 +47,20 @@ pub fn pinv(xs: &Tensor, iterations: usize) -> Result<Tensor> {
     let abs = a.abs()?;
     // One of equal sums takes the gradient; candle's `max` would give it to each of them in full.
     let largest = |dim: D| {
-        let sums = abs.sum(dim)?.flatten_all()?;
-        sums.index_select(&sums.argmax_keepdim(0)?, 0)?.squeeze(0)
+        let sums = abs.sum(dim)?; // (B, N)
+        let sums = if each { sums } else { sums.reshape((1, ()))? };
+        sums.gather(&sums.argmax_keepdim(1)?, 1)?.unsqueeze(2) // (B or 1, 1, 1)
     };
     let scale = (largest(D::Minus1)? * largest(D::Minus2)?)?;
     let identity = Tensor::eye(n, dtype, xs.device())?;
     let minus = |factor: f64, t: &Tensor| (&identity * factor)?.broadcast_sub(t);
-    let mut z = a.t()?.broadcast_div(&scale)?.contiguous()?;
+    let mut z = a.t()?.broadcast_div(&scale)?;
     for _ in 0..iterations {
-        let az = a.matmul(&z)?;
+        let az = matmul(&a, &z)?;
         let inner = minus(7., &az)?;
-        let inner = minus(15., &az.matmul(&inner)?)?;
-        let inner = minus(13., &az.matmul(&inner)?)?;
-        z = (z.matmul(&inner)? * 0.25)?;
+        let inner = minus(15., &matmul(&az, &inner)?)?;
+        let inner = minus(13., &matmul(&az, &inner)?)?;
+        z = (matmul(&z, &inner)? * 0.25)?;
     }
     z.reshape(xs.shape())?.to_dtype(xs.dtype())
 }
@@ -78,6 +96,18 @@ mod tests {
         let logits = Draw::new(2).normal(&[2, 3, 3], DType::F64)?;
         check_gradients(std::slice::from_ref(&logits), |t| pinv(&softmax(&t[0], 2)?, 3));
         check_gradients(&[logits], |t| pinv(&t[0], 2));
+        Ok(())
+    }
+
+    #[test]
+    fn each_matrix_by_itself_does_not_see_the_others() -> Result<()> {
+        let a = Draw::new(4).normal(&[3, 4, 4], DType::F64)?;
+        let scaled = a.broadcast_mul(&Tensor::new(&[[[1f64]], [[100.]], [[0.01]]], &Device::Cpu)?)?;
+        let together = pinv_each(&scaled, 5)?;
+        for i in 0..3 {
+            assert_close(&together.narrow(0, i, 1)?, &pinv(&scaled.narrow(0, i, 1)?, 5)?, 1e-12);
+        }
+        check_gradients(&[a], |t| pinv_each(&t[0], 2));
         Ok(())
     }
 
