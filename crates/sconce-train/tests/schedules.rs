@@ -1,23 +1,15 @@
-//! Schedules against whole tables of the official schedulers, where the golden numbers are at hand.
+//! Schedules against whole tables of the official schedulers.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use sconce_train::schedule::{Dassl, DasslSchedule, DasslWarmup, Schedule};
 
-/// A file of the golden set: of the folder that `SCONCE_GOLDEN_DIR` names, or of the set in the repository.
-fn golden(name: &str) -> Option<String> {
-    let folder = std::env::var_os("SCONCE_GOLDEN_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden"), PathBuf::from);
-    let path = folder.join(name);
-    if !path.exists() {
-        eprintln!("skipped: there is no {}", path.display());
-        return None;
-    }
-    Some(std::fs::read_to_string(path).unwrap())
-}
+/// Rates printed by the official schedulers: Dassl's of CoOp by epoch, DAPL's by iteration.
+const DASSL: &str = include_str!("data/dassl_lr_per_epoch.json");
+const DAPL: &str = include_str!("data/lr_per_iteration.json");
 
 fn compare(name: &str, schedule: &Dassl, table: &[f64]) {
+    assert!(!table.is_empty(), "{name}");
     for (position, value) in table.iter().enumerate() {
         let found = schedule.at(position as u64);
         assert!((found - value).abs() <= 1e-12 * schedule.lr, "{name} {position}: {found} instead of {value}");
@@ -26,8 +18,8 @@ fn compare(name: &str, schedule: &Dassl, table: &[f64]) {
 
 #[test]
 fn dassl_per_epoch() {
-    let Some(text) = golden("coop/dassl_lr_per_epoch.json") else { return };
-    let tables: BTreeMap<String, Vec<f64>> = serde_json::from_str(&text).unwrap();
+    let tables: BTreeMap<String, Vec<f64>> = serde_json::from_str(DASSL).unwrap();
+    assert!(!tables.is_empty());
     for (name, table) in &tables {
         // constant_warm1_max50_lr0.002
         let mut parts = name.split('_');
@@ -48,8 +40,7 @@ fn dassl_per_epoch() {
 
 #[test]
 fn dapl_per_iteration() {
-    let Some(text) = golden("dapl/lr_per_iteration.json") else { return };
-    let tables: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let tables: serde_json::Value = serde_json::from_str(DAPL).unwrap();
     let table: Vec<f64> = serde_json::from_value(tables["lr"].clone()).unwrap();
     compare("dapl", &Dassl::dapl(0.003, 25), &table);
     assert!(!table.is_empty());
