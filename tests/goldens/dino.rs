@@ -5,7 +5,8 @@ use sconce::backbones::vit::PosResample;
 use sconce::backbones::{DinoHead, DinoHeadConfig, VisionTransformer};
 use sconce_tests::golden::{Case, Result, Tensors, Weights, backward, check_double, check_gradients, check_outputs};
 
-use super::vit::{TimmArguments, check_taps, trace, train_mode};
+use super::model::{check_taps, train_mode};
+use super::vit::{TimmArguments, trace};
 
 pub(crate) fn run(case: &Case) -> Result<()> {
     let (json, io, tensors) = (case.json()?, case.tensors()?, case.weights()?);

@@ -8,6 +8,7 @@ mod clip_preprocess;
 mod clip_tokenizer;
 mod common;
 mod dino;
+mod model;
 mod norm_eps;
 mod resnet;
 mod vit;

@@ -1,16 +1,13 @@
 //! ViT of timm and Hugging Face, distilled DeiT, resampled position embeddings.
 
-use std::collections::BTreeMap;
-
-use candle_core::{DType, Device, Module, ModuleT, Tensor, Var};
+use candle_core::{Module, ModuleT, Tensor};
 use sconce::backbones::vit::{Block, Config, HuggingFaceConfig, HuggingFaceKeys, Pool, PosResample};
 use sconce::backbones::{Backbone, VisionTransformer};
-use sconce::nn::{Checkpoint, LoadOptions, ParamStore};
-use sconce_tests::golden::{
-    Case, OUTPUT, Result, Tensors, Weights, backward, check_double, check_gradients, check_outputs, compare,
-};
+use sconce_tests::golden::{Case, OUTPUT, Result, Tensors, compare};
 use serde::Deserialize;
 use serde_json::Value;
+
+use super::model::{Keys, ModelCase, Taps, train_mode};
 
 pub(crate) fn run(case: &Case) -> Result<()> {
     let json = case.json()?;
@@ -19,24 +16,14 @@ pub(crate) fn run(case: &Case) -> Result<()> {
     }
     let hugging_face = json["config"].get("hidden_size").is_some();
     let (names, train) = (case.weights()?, train_mode(&json)?);
-    let file = Checkpoint::open(case.path("weights.safetensors"))?;
     if hugging_face {
         let config = hugging_face_config(&json["config"])?;
         let keys = HuggingFaceKeys::detect(names.iter().map(|(name, _)| name))?;
-        return model_case(case, &config, &file.with_map(keys.clone()), train, Some(&keys));
+        return model_case(case, &config, Some(Keys::new(keys)));
     }
     let mut config: Config = case.config::<TimmArguments>()?.build(train)?;
     config.distilled = names.find("dist_token").is_some();
-    model_case(case, &config, &file, train, None)
-}
-
-/// Whether the case was run in training mode.
-pub(crate) fn train_mode(json: &Value) -> Result<bool> {
-    match json.get("mode").and_then(Value::as_str) {
-        None | Some("eval") => Ok(false),
-        Some("train") => Ok(true),
-        Some(other) => Err(format!("mode `{other}` is neither eval nor train").into()),
-    }
+    model_case(case, &config, None)
 }
 
 /// A side of a picture as the configurations write it: `32`, `[32]` or `[48, 32]`.
@@ -178,37 +165,15 @@ fn hugging_face_config(json: &Value) -> Result<Config> {
     Ok(Config::try_from(&hf)?)
 }
 
-/// Outputs, taps and gradients of one model, in both precisions, on a builder of the golden weights.
-fn model_case(
-    case: &Case,
-    config: &Config,
-    file: &Checkpoint,
-    train: bool,
-    keys: Option<&HuggingFaceKeys>,
-) -> Result<()> {
-    let vb = |weights: &Weights, dtype| match keys {
-        Some(keys) => weights.vb_with(dtype, keys.clone()),
-        None => weights.vb(dtype),
-    };
-    let (io, tensors) = (case.tensors()?, case.weights()?);
-    let weights = Weights::new(&tensors, "", DType::F32)?;
-    let model = VisionTransformer::new(config, vb(&weights, DType::F32))?;
-    let input = Var::from_tensor(io.get("input")?)?;
-    let outputs = forward(&model, &io, &input, train)?;
-    check_outputs(&io, &outputs)?;
-    check_taps(&io, &trace(&model, &input, train)?)?;
-    // Bare models of Hugging Face come with a pooler, which has no place in the architecture.
-    let pooler = |name: &str| name.contains("pooler");
-    let untouched: Vec<_> = weights.untouched().into_iter().filter(|name| !pooler(name)).collect();
-    if !untouched.is_empty() {
-        return Err(format!("the model has no use for {untouched:?}").into());
+/// Bare models of Hugging Face come with a pooler, which has no place in the architecture.
+fn model_case(case: &Case, config: &Config, keys: Option<Keys>) -> Result<()> {
+    ModelCase {
+        build: &|vb| VisionTransformer::new(config, vb),
+        forward: &forward,
+        trace: &trace,
+        idle: &|name| name.contains("pooler"),
     }
-    check_gradients(&io, &backward(&io, &outputs)?, &input, &weights, pooler)?;
-
-    let double = Weights::new(&tensors, "", DType::F64)?;
-    let model = VisionTransformer::new(config, vb(&double, DType::F64))?;
-    check_double(&io, |input| forward(&model, &io, input, train))?;
-    loaded(&io, config, file, train)
+    .run(case, keys)
 }
 
 /// Two outputs are those of the two heads, one of rank 3 is all tokens, and everything else the usual output.
@@ -223,17 +188,9 @@ fn forward(model: &VisionTransformer, io: &Tensors, input: &Tensor, train: bool)
     Ok(vec![model.forward_t(input, train)?])
 }
 
-/// The same weights by the library's own way from a file: a strict load leaves nothing over, and the outputs agree.
-fn loaded(io: &Tensors, config: &Config, file: &Checkpoint, train: bool) -> Result<()> {
-    let store = ParamStore::new(1, DType::F32, &Device::Cpu);
-    let model = VisionTransformer::new(config, store.vb())?;
-    store.load(file, &LoadOptions::default().ignore("*pooler*"))?;
-    check_outputs(io, &forward(&model, io, io.get("input")?, train)?)
-}
-
 /// Everything that a forward hook could see, under the names of the modules.
-pub(crate) fn trace(model: &VisionTransformer, input: &Tensor, train: bool) -> Result<BTreeMap<String, Tensor>> {
-    let mut taps = BTreeMap::new();
+pub(crate) fn trace(model: &VisionTransformer, input: &Tensor, train: bool) -> Result<Taps> {
+    let mut taps = Taps::new();
     let mut tap = |name: String, tensor: &Tensor| taps.insert(name, tensor.clone());
     tap("patch_embed.in".into(), input);
     tap("patch_embed.out".into(), &model.patch_embed.forward(input)?);
@@ -261,15 +218,6 @@ pub(crate) fn trace(model: &VisionTransformer, input: &Tensor, train: bool) -> R
         tap("norm.out".into(), &norm.forward(&xs)?);
     }
     Ok(taps)
-}
-
-/// Holds every `mid.*` of the file against the trace.
-pub(crate) fn check_taps(io: &Tensors, taps: &BTreeMap<String, Tensor>) -> Result<()> {
-    for (name, reference) in io.with_prefix("mid.") {
-        let found = taps.get(name).ok_or_else(|| format!("mid.{name}: the model has no such module"))?;
-        compare(&format!("mid.{name}"), found, reference, OUTPUT)?;
-    }
-    Ok(())
 }
 
 #[derive(Debug, Deserialize)]

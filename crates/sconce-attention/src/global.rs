@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor, bail};
 use sconce_nn::{Dropout, Init, Linear, Module, ModuleT, VarBuilder};
 use sconce_ops::{AttentionOptions, Mask};
 
-use crate::{MixerSpec, TokenMixer};
+use crate::{MixerSpec, Qkv, TokenLayout, TokenMixer};
 
 /// Sizes of a [`GlobalAttention`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -120,37 +120,49 @@ impl GlobalAttention {
     /// # Errors
     /// When the input or the mask does not fit.
     pub fn forward_masked(&self, xs: &Tensor, mask: Mask, train: bool) -> Result<Tensor> {
-        let dropout = if train { self.attn_drop } else { 0.0 };
-        let options = AttentionOptions::default().with_mask(mask).with_dropout(dropout);
         let mixed = match &self.qkv {
             QkvProjection::Packed(qkv) => {
-                sconce_ops::attention_packed(&qkv.forward(xs)?, self.heads, &options)? // (B, N, C)
+                sconce_ops::attention_packed(&qkv.forward(xs)?, self.heads, &self.options(mask, train))? // (B, N, C)
             }
-            QkvProjection::Split { v, .. } => {
-                let (q, k) = self.queries_and_keys(xs)?;
-                let v = self.heads_of(&v.forward(xs)?)?; // (B, heads, N, D)
-                let mixed = sconce_ops::attention(&q, &k, &v, &options)?; // (B, heads, N, D)
-                mixed.transpose(1, 2)?.flatten_from(2)? // (B, N, C)
-            }
+            QkvProjection::Split { .. } => self.attend(&self.project(xs)?, mask, train)?,
         };
-        self.proj_drop.forward_t(&self.proj.forward(&mixed)?, train)
+        self.output(&mixed, train)
     }
 
-    /// Queries and keys, each `(B, heads, N, D)`.
-    fn queries_and_keys(&self, xs: &Tensor) -> Result<(Tensor, Tensor)> {
-        match &self.qkv {
+    /// Queries, keys and values, each `(B, heads, N, D)`.
+    ///
+    /// # Shapes
+    /// - `xs` `(B, N, C)`
+    ///
+    /// # Errors
+    /// When the input does not fit.
+    pub fn project(&self, xs: &Tensor) -> Result<Qkv> {
+        let heads_of = |xs: &Tensor| {
+            let (b, n, c) = xs.dims3()?;
+            xs.reshape((b, n, self.heads, c / self.heads))?.transpose(1, 2) // (B, heads, N, D)
+        };
+        let (q, k, v) = match &self.qkv {
             QkvProjection::Packed(qkv) => {
                 let qkv = qkv.forward(xs)?; // (B, N, 3C)
                 let dim = qkv.dim(2)? / 3;
-                Ok((self.heads_of(&qkv.narrow(2, 0, dim)?)?, self.heads_of(&qkv.narrow(2, dim, dim)?)?))
+                (qkv.narrow(2, 0, dim)?, qkv.narrow(2, dim, dim)?, qkv.narrow(2, 2 * dim, dim)?)
             }
-            QkvProjection::Split { q, k, .. } => Ok((self.heads_of(&q.forward(xs)?)?, self.heads_of(&k.forward(xs)?)?)),
-        }
+            QkvProjection::Split { q, k, v } => (q.forward(xs)?, k.forward(xs)?, v.forward(xs)?),
+        };
+        Ok(Qkv { q: heads_of(&q)?, k: heads_of(&k)?, v: heads_of(&v)? })
     }
 
-    fn heads_of(&self, xs: &Tensor) -> Result<Tensor> {
-        let (b, n, c) = xs.dims3()?;
-        xs.reshape((b, n, self.heads, c / self.heads))?.transpose(1, 2) // (B, heads, N, D)
+    fn options(&self, mask: Mask, train: bool) -> AttentionOptions {
+        AttentionOptions::default().with_mask(mask).with_dropout(if train { self.attn_drop } else { 0.0 })
+    }
+
+    fn attend(&self, Qkv { q, k, v }: &Qkv, mask: Mask, train: bool) -> Result<Tensor> {
+        let mixed = sconce_ops::attention(q, k, v, &self.options(mask, train))?; // (B, heads, N, D)
+        mixed.transpose(1, 2)?.flatten_from(2) // (B, N, C)
+    }
+
+    fn output(&self, mixed: &Tensor, train: bool) -> Result<Tensor> {
+        self.proj_drop.forward_t(&self.proj.forward(mixed)?, train)
     }
 }
 
@@ -159,8 +171,14 @@ impl TokenMixer for GlobalAttention {
         self.forward_masked(xs, Mask::None, train)
     }
 
+    fn forward_qkv(&self, xs: &Tensor, _: TokenLayout, train: bool) -> Result<(Tensor, Option<Qkv>)> {
+        let qkv = self.project(xs)?;
+        let mixed = self.attend(&qkv, Mask::None, train)?;
+        Ok((self.output(&mixed, train)?, Some(qkv)))
+    }
+
     fn attention_weights(&self, xs: &Tensor) -> Result<Option<Tensor>> {
-        let (q, k) = self.queries_and_keys(xs)?;
+        let Qkv { q, k, .. } = self.project(xs)?;
         sconce_ops::attention_weights(&q, &k, &AttentionOptions::default()).map(Some) // (B, heads, N, N)
     }
 }

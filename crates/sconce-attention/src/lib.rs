@@ -11,4 +11,4 @@ mod global;
 mod mixer;
 
 pub use global::{GlobalAttention, GlobalAttentionConfig, QkvProjection};
-pub use mixer::{MixerSpec, TokenLayout, TokenMixer};
+pub use mixer::{MixerSpec, Qkv, TokenLayout, TokenMixer};

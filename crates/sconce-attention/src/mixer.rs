@@ -39,6 +39,15 @@ pub trait TokenMixer: Debug + Send + Sync {
         self.forward_t(xs, train)
     }
 
+    /// As [`forward_layout`](Self::forward_layout), together with the queries, keys and values that it used; `None` for
+    /// mixers that have no such thing. A connection across blocks ([BViT](https://arxiv.org/abs/2202.06268)) reads them.
+    ///
+    /// # Errors
+    /// When the input fits neither the mixer nor the layout.
+    fn forward_qkv(&self, xs: &Tensor, layout: TokenLayout, train: bool) -> Result<(Tensor, Option<Qkv>)> {
+        Ok((self.forward_layout(xs, layout, train)?, None))
+    }
+
     /// How much each token looks at each other one, `(B, heads, N, N)`, rows summing to one; `None` for mixers that
     /// have no such thing.
     ///
@@ -48,6 +57,17 @@ pub trait TokenMixer: Debug + Send + Sync {
         let _ = xs;
         Ok(None)
     }
+}
+
+/// Queries, keys and values of one mixer, each `(B, heads, N, D)`; queries before any scaling.
+#[derive(Debug, Clone)]
+pub struct Qkv {
+    /// Queries.
+    pub q: Tensor,
+    /// Keys.
+    pub k: Tensor,
+    /// Values.
+    pub v: Tensor,
 }
 
 /// How a sequence of tokens maps to the picture: `prefix` tokens without a place, then the grid row by row.
@@ -80,6 +100,10 @@ pub struct MixerSpec {
     pub block: usize,
     /// Number of blocks in the model.
     pub depth: usize,
+    /// Stage that the block stands in, from 0; 0 in models without stages.
+    pub stage: usize,
+    /// Number of the block within its stage, from 0.
+    pub stage_block: usize,
     /// Channels of a token.
     pub dim: usize,
     /// Heads that the configuration asks for.

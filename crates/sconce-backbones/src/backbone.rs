@@ -4,15 +4,14 @@ use std::fmt::Debug;
 
 use candle_core::{Result, Tensor};
 use sconce_nn::{ModuleT, VarBuilder};
-use serde::{Deserialize, Serialize};
 
-use crate::{ResNet, VisionTransformer, resnet, vit};
+use crate::BackboneConfig;
 
 /// What every backbone can do, in timm's words. `forward_t` is [`forward_features`](Self::forward_features) followed by
 /// [`forward_head`](Self::forward_head).
 ///
 /// # Shapes
-/// - pictures `(B, C, H, W)`, normalised as the checkpoint wants
+/// - pictures `(B, C, H, W)`, normalised as the checkpoint wants; clips of video models `(B, C, T, H, W)`
 /// - features before pooling: `(B, N, C)` of transformers, `(B, C, h, w)` of convolutional nets
 /// - output `(B, num_classes)`, or `(B, num_features)` when there is no classifier
 pub trait Backbone: ModuleT + Debug + Send + Sync {
@@ -29,7 +28,7 @@ pub trait Backbone: ModuleT + Debug + Send + Sync {
     fn forward_head(&self, features: &Tensor, pre_logits: bool, train: bool) -> Result<Tensor>;
 
     /// Feature maps at the numbers of [`feature_info`](Self::feature_info) that `indices` names, in that order, each
-    /// `(B, channels, H / reduction, W / reduction)`.
+    /// `(B, channels, H / reduction, W / reduction)`; of video models `(B, channels, T / 2, ..)`.
     ///
     /// # Errors
     /// When the input does not fit the model or an index is too large.
@@ -72,53 +71,4 @@ pub struct FeatureInfo {
     pub channels: usize,
     /// Pixels of the picture per element, in each direction.
     pub reduction: usize,
-}
-
-/// The options of any backbone.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "family", rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum BackboneConfig {
-    /// ViT, DeiT, DINO.
-    Vit(vit::Config),
-    /// ResNet, ResNeXt, Wide ResNet.
-    Resnet(resnet::Config),
-}
-
-impl BackboneConfig {
-    /// The model of these options.
-    ///
-    /// # Errors
-    /// When the options contradict each other or `vb` lacks a tensor.
-    pub fn build(&self, vb: VarBuilder) -> Result<Box<dyn Backbone>> {
-        Ok(match self {
-            Self::Vit(cfg) => Box::new(VisionTransformer::new(cfg, vb)?),
-            Self::Resnet(cfg) => Box::new(ResNet::new(cfg, vb)?),
-        })
-    }
-
-    /// Channels, height and width of the pictures that the options are made for. Convolutional nets take any size.
-    pub fn input_size(&self) -> (usize, usize, usize) {
-        match self {
-            Self::Vit(cfg) => (cfg.in_chans, cfg.img_size[0], cfg.img_size[1]),
-            Self::Resnet(cfg) => (cfg.in_chans, cfg.img_size[0], cfg.img_size[1]),
-        }
-    }
-
-    /// Classes; 0 when there is no classifier.
-    pub fn num_classes(&self) -> usize {
-        match self {
-            Self::Vit(cfg) => cfg.num_classes,
-            Self::Resnet(cfg) => cfg.num_classes,
-        }
-    }
-
-    /// The same options for another number of classes.
-    pub fn with_num_classes(mut self, num_classes: usize) -> Self {
-        match &mut self {
-            Self::Vit(cfg) => cfg.num_classes = num_classes,
-            Self::Resnet(cfg) => cfg.num_classes = num_classes,
-        }
-        self
-    }
 }

@@ -24,15 +24,18 @@
 //! [timm]: https://github.com/huggingface/pytorch-image-models
 
 mod backbone;
+mod config;
 mod dino_head;
 mod error;
 mod pretrained;
+mod record;
 mod registry;
 pub mod resnet;
 mod shapes;
 pub mod vit;
 
-pub use backbone::{Backbone, BackboneConfig, FeatureInfo, Intermediates};
+pub use backbone::{Backbone, FeatureInfo, Intermediates};
+pub use config::BackboneConfig;
 pub use dino_head::{DinoHead, DinoHeadConfig};
 pub use error::{Error, Result};
 pub use pretrained::{KeyNames, Pretrained};

@@ -6,7 +6,6 @@ use candle_core::{DType, Device};
 use sconce_data::Preprocess;
 use sconce_nn::{Checkpoint, LoadOptions};
 
-use crate::vit::{HuggingFaceKeys, PosResample};
 use crate::{Backbone, BackboneConfig, Result};
 
 /// Options, preprocessing, key names and provenance of one set of weights.
@@ -50,33 +49,14 @@ impl Pretrained {
     /// When the file cannot be read or is damaged.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Checkpoint> {
         let file = Checkpoint::open(path)?.select_first(self.keys.nested).strip_prefix(self.keys.prefixes)?;
-        if let BackboneConfig::Vit(_) = self.config
-            && let Ok(keys) = HuggingFaceKeys::detect(file.names())
-        {
-            return Ok(file.with_map(keys));
-        }
-        Ok(file)
+        self.config.open(file)
     }
 
     /// Options for a strict load of [`open`](Self::open)'s checkpoint into a [`ParamStore`](sconce_nn::ParamStore): what
     /// official files hold beyond the model is passed over (Hugging Face's pooler; the classifier or DINO's head where the
     /// model has none), and position embeddings are resampled where the options have a rule for that.
     pub fn load_options(&self) -> LoadOptions {
-        let mut options = LoadOptions::default();
-        match &self.config {
-            BackboneConfig::Vit(cfg) => {
-                options = options.ignore("pooler.*").ignore("*.pooler.*");
-                if cfg.num_classes == 0 {
-                    options = options.ignore("head.*").ignore("classifier.*");
-                }
-                if cfg.pos_resample != PosResample::Fixed {
-                    options = options.resize(cfg.pos_embed_hook(cfg.pos_resample));
-                }
-            }
-            BackboneConfig::Resnet(cfg) if cfg.num_classes == 0 => options = options.ignore("fc.*").ignore("head.*"),
-            BackboneConfig::Resnet(_) => {}
-        }
-        options
+        self.config.load_options()
     }
 
     /// The model with the weights of a file, for inference. To train on, make it from the builder of a
@@ -96,7 +76,8 @@ mod tests {
     use sconce_nn::{Generator, ParamStore, SaveOptions, save_tensors};
 
     use super::*;
-    use crate::{pretrained, vit};
+    use crate::pretrained;
+    use crate::vit::{self, HuggingFaceKeys};
 
     fn model(record: &Pretrained, seed: u64) -> (Box<dyn Backbone>, ParamStore) {
         let store = ParamStore::new(seed, DType::F32, &Device::Cpu);

@@ -4,7 +4,9 @@
 mod block;
 mod config;
 mod model;
+mod records;
 
 pub use block::Block;
 pub use config::{BlockKind, Config, StrideIn};
 pub use model::ResNet;
+pub(crate) use records::models;

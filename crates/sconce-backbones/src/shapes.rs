@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Result, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use sconce_nn::VarBuilder;
+use sconce_nn::init::{self, Role};
 
 /// Records what a model asks of its builder and hands out zeros that take no memory, so that the parameters of a model
 /// of any size can be listed and counted at no cost. The model works and computes nonsense.
@@ -18,7 +19,14 @@ use sconce_nn::VarBuilder;
 /// # Ok::<(), candle_core::Error>(())
 /// ```
 #[derive(Debug, Clone, Default)]
-pub struct ShapeRecorder(Arc<Mutex<Vec<(String, Shape)>>>);
+pub struct ShapeRecorder(Arc<Mutex<Vec<Recorded>>>);
+
+#[derive(Debug, Clone)]
+struct Recorded {
+    name: String,
+    shape: Shape,
+    role: Role,
+}
 
 impl ShapeRecorder {
     /// The builder to make the model from.
@@ -28,23 +36,24 @@ impl ShapeRecorder {
 
     /// Names and shapes in the order in which the model asked for them, buffers included.
     pub fn shapes(&self) -> Vec<(String, Shape)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        recorded.iter().map(|r| (r.name.clone(), r.shape.clone())).collect()
     }
 
-    /// Scalars in all parameters. Running statistics do not count: they are not trained.
+    /// Scalars in all parameters, frozen ones included. Buffers do not count.
     pub fn count(&self) -> usize {
-        let shapes = self.shapes();
-        let trained = shapes.iter().filter(|(name, _)| !name.contains(".running_"));
-        trained.map(|(_, shape)| shape.elem_count()).sum()
+        let recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        recorded.iter().filter(|r| r.role != Role::Buffer).map(|r| r.shape.elem_count()).sum()
     }
 }
 
 impl SimpleBackend for ShapeRecorder {
     fn get(&self, shape: Shape, name: &str, _: candle_nn::Init, dtype: DType, dev: &Device) -> Result<Tensor> {
         let zeros = Tensor::zeros((), dtype, dev)?.broadcast_as(&shape)?;
-        let mut shapes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if shapes.iter().all(|(other, _)| other != name) {
-            shapes.push((name.into(), shape));
+        let role = init::requested_role().unwrap_or(Role::Trained);
+        let mut recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if recorded.iter().all(|other| other.name != name) {
+            recorded.push(Recorded { name: name.into(), shape, role });
         }
         Ok(zeros)
     }

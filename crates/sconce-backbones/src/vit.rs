@@ -5,8 +5,10 @@ mod config;
 mod keys;
 mod model;
 mod pos;
+mod records;
 
 pub use block::Block;
 pub use config::{Config, InitScheme, Pool, PosResample};
 pub use keys::{HuggingFaceConfig, HuggingFaceKeys};
 pub use model::VisionTransformer;
+pub(crate) use records::models;

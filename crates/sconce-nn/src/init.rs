@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 
-use candle_core::{DType, Device, Result, Shape, Tensor};
+use candle_core::{DType, Device, Result, Shape, Tensor, bail};
 use candle_nn::VarBuilder;
 use candle_nn::init::{FanInOut, NonLinearity, NormalOrUniform};
 use sconce_ops::Generator;
@@ -84,6 +84,25 @@ pub enum Init {
     LecunNormal,
     /// PyTorch's default for linear and convolution weights: uniform within `+-1 / sqrt(fan_in)`.
     TorchLinear,
+    /// Values of a model's own making: orthogonal features, sinusoids.
+    Custom(CustomInit),
+}
+
+/// An initialiser that a model brings along.
+#[derive(Debug, Clone, Copy)]
+pub struct CustomInit {
+    /// Tells it from others; two initialisers of one name are equal.
+    pub name: &'static str,
+    /// The values for a shape, in any floating-point type on any device; the same for the same generator state.
+    pub draw: fn(&Shape, &Generator) -> Result<Tensor>,
+    /// What builders that know only candle's initialisers use instead.
+    pub nearest: candle_nn::Init,
+}
+
+impl PartialEq for CustomInit {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
 }
 
 /// Standard deviation of a unit Gaussian cut at +-2.
@@ -129,6 +148,13 @@ impl Init {
                 generator.trunc_normal(0., std, -2. * std, 2. * std, shape, dtype, device)
             }
             Self::TorchLinear => uniform(fan_in.sqrt().recip()),
+            Self::Custom(custom) => {
+                let values = (custom.draw)(&shape, generator)?;
+                if values.shape() != &shape {
+                    bail!("initialiser `{}`: {:?} instead of {shape:?}", custom.name, values.shape())
+                }
+                values.to_dtype(dtype)?.to_device(device)
+            }
         }
     }
 
@@ -156,6 +182,7 @@ impl Init {
             Self::XavierNormal => Candle::Randn { mean: 0., stdev: (2. / total).sqrt() },
             Self::LecunNormal => kaiming(NormalOrUniform::Normal, Fan::In, 1.),
             Self::TorchLinear => kaiming(NormalOrUniform::Uniform, Fan::In, 3f64.sqrt().recip()),
+            Self::Custom(custom) => custom.nearest,
         }
     }
 }
@@ -183,7 +210,15 @@ impl From<candle_nn::Init> for Init {
 /// # Errors
 /// The builder's: a checkpoint that lacks the name or holds another shape.
 pub fn param(vb: &VarBuilder, shape: impl Into<Shape>, name: &str, init: Init) -> Result<Tensor> {
-    request(vb, shape.into(), name, Request { init, buffer: false })
+    request(vb, shape.into(), name, Request { init, role: Role::Trained })
+}
+
+/// A parameter that the model's authors keep as it starts: counted, saved and loaded like the others, not trained.
+///
+/// # Errors
+/// As [`param`].
+pub fn frozen(vb: &VarBuilder, shape: impl Into<Shape>, name: &str, init: Init) -> Result<Tensor> {
+    Ok(request(vb, shape.into(), name, Request { init, role: Role::Frozen })?.detach())
 }
 
 /// A tensor that is saved and loaded with the model and not trained, such as running statistics; starts at `value`.
@@ -193,14 +228,39 @@ pub fn param(vb: &VarBuilder, shape: impl Into<Shape>, name: &str, init: Init) -
 /// # Errors
 /// As [`param`].
 pub fn buffer(vb: &VarBuilder, shape: impl Into<Shape>, name: &str, value: f64) -> Result<Tensor> {
-    request(vb, shape.into(), name, Request { init: Init::Const(value), buffer: true })
+    buffer_with(vb, shape, name, Init::Const(value))
+}
+
+/// As [`buffer`] for one that does not start at the same value everywhere.
+///
+/// # Errors
+/// As [`param`].
+pub fn buffer_with(vb: &VarBuilder, shape: impl Into<Shape>, name: &str, init: Init) -> Result<Tensor> {
+    request(vb, shape.into(), name, Request { init, role: Role::Buffer })
+}
+
+/// What the tensor that a builder is asked for on this thread is to be, for authors of builders; `None` when the layer did
+/// not ask through this module.
+pub fn requested_role() -> Option<Role> {
+    REQUEST.get().map(|request| request.role)
+}
+
+/// What a tensor is to a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A parameter that training changes.
+    Trained,
+    /// A parameter that stays as it is.
+    Frozen,
+    /// Not a parameter: running statistics and the like.
+    Buffer,
 }
 
 /// What a layer wants beyond candle's own hint.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Request {
     pub(crate) init: Init,
-    pub(crate) buffer: bool,
+    pub(crate) role: Role,
 }
 
 thread_local! {

@@ -8,7 +8,7 @@ use candle_nn::var_builder::SimpleBackend;
 use sconce_ops::Generator;
 
 use crate::error::{Error, Result};
-use crate::init::{self, Init, Request};
+use crate::init::{self, Init, Request, Role};
 use crate::save::{SaveOptions, save_tensors};
 use crate::{Checkpoint, LoadOptions, LoadReport, matches};
 
@@ -17,7 +17,8 @@ use crate::{Checkpoint, LoadOptions, LoadReport, matches};
 pub enum ParamKind {
     /// A parameter that receives gradients.
     Trainable,
-    /// A parameter handed out by [`ParamStore::vb_fixed`]: no gradient is ever computed for it.
+    /// A parameter that the model keeps fixed or that was handed out by [`ParamStore::vb_fixed`]: no gradient is ever
+    /// computed for it.
     Fixed,
     /// Saved and loaded but not a parameter: running statistics and the like.
     Buffer,
@@ -302,10 +303,10 @@ impl Backend {
     ) -> candle_core::Result<Param> {
         let generator = Generator::new(self.store.0.seed).fork(name);
         let var = Var::from_tensor(&request.init.tensor(shape, dtype, device, &generator)?)?;
-        let kind = match (request.buffer, self.fixed) {
-            (true, _) => ParamKind::Buffer,
-            (false, true) => ParamKind::Fixed,
-            (false, false) => ParamKind::Trainable,
+        let kind = match request.role {
+            Role::Buffer => ParamKind::Buffer,
+            Role::Trained if !self.fixed => ParamKind::Trainable,
+            Role::Trained | Role::Frozen => ParamKind::Fixed,
         };
         let mut table = self.store.write();
         if let Some(&index) = table.by_name.get(name) {
@@ -343,7 +344,7 @@ impl SimpleBackend for Backend {
         dtype: DType,
         device: &Device,
     ) -> candle_core::Result<Tensor> {
-        let request = init::take_request().unwrap_or(Request { init: Init::from(hint), buffer: false });
+        let request = init::take_request().unwrap_or(Request { init: Init::from(hint), role: Role::Trained });
         let param = match self.find(name) {
             Some(param) => param,
             None => self.create(shape.clone(), name, request, dtype, device)?,

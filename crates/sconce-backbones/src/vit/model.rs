@@ -89,6 +89,8 @@ impl VisionTransformer {
             let spec = MixerSpec {
                 block,
                 depth: cfg.depth,
+                stage: 0,
+                stage_block: block,
                 dim,
                 heads: cfg.num_heads,
                 qkv_bias: cfg.qkv_bias,
