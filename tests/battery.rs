@@ -235,3 +235,52 @@ fn models_take_single_pictures_and_other_sizes() -> Outcome {
     assert!(error.expect_err("made for 224").to_string().contains("224"));
     Ok(())
 }
+
+/// The shape that a model is made for; clips are cut to eight frames, which spares minutes and no code.
+fn full_input(record: &Pretrained) -> Vec<usize> {
+    let mut shape = [vec![1], record.config.input_shape()].concat();
+    if let [_, _, frames, _, _] = &mut shape[..] {
+        *frames = (*frames).min(8);
+    }
+    shape
+}
+
+/// What the small models go through above, for every model at its full size.
+#[test]
+#[ignore = "takes minutes and wants --release: `.ci/run` runs it"]
+fn the_whole_registry_trains_and_comes_back_from_a_file() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    for name in list_models("*") {
+        let record = pretrained(name)?;
+        let (model, store) = build(&record, 1, DType::F32)?;
+        let xs = Generator::new(7).normal(0.0, 1.0, full_input(&record), DType::F32, &Device::Cpu)?;
+        let info = model.feature_info();
+        let indices: Vec<usize> = (0..info.len()).collect();
+        let found = model.forward_intermediates(&xs, &indices, false)?;
+        let ys = model.forward_head(&found.output, false, false)?;
+        let mut loss = cross_entropy(&ys, &Tensor::zeros(1, DType::U32, &Device::Cpu)?, 0.0)?;
+        for (info, map) in info.iter().zip(&found.features) {
+            assert_eq!(map.dims()[..2], [1, info.channels], "{name}: {}", info.module);
+            if record.config.num_classes() == 0 {
+                loss = (loss + map.sqr()?.mean_all()?)?;
+            }
+        }
+        let grads = loss.backward()?;
+        for param in store.parameters() {
+            let grad = grads.get(param.var.as_tensor());
+            let grad = grad.unwrap_or_else(|| panic!("{name}: {} has no gradient", param.name));
+            assert!(largest(grad)?.is_finite(), "{name}: the gradient of {} is not finite", param.name);
+        }
+        drop((grads, loss, found));
+
+        let path = folder.path().join(format!("{name}.safetensors"));
+        store.save(&path)?;
+        drop((model, store));
+        let loaded = record.load(&path, DType::F32, &Device::Cpu)?;
+        assert_same(&ys, &loaded.forward_t(&xs, false)?, name);
+        drop(loaded);
+        std::fs::remove_file(&path)?;
+        println!("{name}: {:?} to {:?}", xs.dims(), ys.dims());
+    }
+    Ok(())
+}

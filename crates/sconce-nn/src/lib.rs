@@ -40,7 +40,7 @@ mod store;
 pub use candle_nn::{Module, ModuleT, VarBuilder};
 pub use checkpoint::{Checkpoint, KeyMap, Source};
 pub use error::{Error, Result};
-pub use init::{Fan, Init};
+pub use init::{CustomInit, Fan, Init};
 pub use layers::*;
 pub use load::{LoadOptions, LoadReport, Mismatch};
 pub use pattern::matches;

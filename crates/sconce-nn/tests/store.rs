@@ -115,6 +115,31 @@ fn fixed_parameters_get_no_gradient_and_follow_the_store() {
 }
 
 #[test]
+fn frozen_parameters_count_and_rest_and_custom_initialisers_are_held_to_the_shape() {
+    use candle_core::Shape;
+    let ramp =
+        |shape: &Shape, _: &Generator| Tensor::arange(0f64, shape.elem_count() as f64, CPU)?.reshape(shape.clone());
+    let custom = |draw| Init::Custom(CustomInit { name: "ramp", draw, nearest: candle_nn::Init::Const(0.0) });
+    let store = ParamStore::new(1, DType::F32, CPU);
+    let vb = store.vb();
+    let frozen = init::frozen(&vb, (2, 3), "features", custom(ramp)).unwrap();
+    let weight = init::param(&vb, (2, 3), "weight", Init::Ones).unwrap();
+    let buffer = init::buffer_with(&vb, 3, "matrix", custom(ramp)).unwrap();
+    assert_eq!(frozen.to_vec2::<f32>().unwrap(), [[0., 1., 2.], [3., 4., 5.]]);
+    assert_eq!(buffer.to_vec1::<f32>().unwrap(), [0., 1., 2.]);
+    assert_eq!((store.count(), store.count_trainable()), (12, 6));
+    let grads = (frozen.clone() * &weight).unwrap().sum_all().unwrap().backward().unwrap();
+    assert!(grads.get(&weight).is_some());
+    assert!(grads.get(store.get("features").unwrap().as_tensor()).is_none());
+    // A load is seen by the model all the same.
+    store.set("features", &Tensor::ones((2, 3), DType::F32, CPU).unwrap()).unwrap();
+    assert_eq!(frozen.to_vec2::<f32>().unwrap(), [[1.; 3]; 2]);
+    let wrong = |_: &Shape, _: &Generator| Tensor::zeros(1, DType::F32, CPU);
+    let error = init::param(&vb, (2, 3), "other", custom(wrong)).unwrap_err().to_string();
+    assert!(error.contains("ramp") && error.contains("[2, 3]"), "{error}");
+}
+
+#[test]
 fn a_second_request_shares_and_another_shape_is_refused() {
     let (store, net) = net(1);
     let again = linear(4, 3, store.vb().pp("body.fc1")).unwrap();

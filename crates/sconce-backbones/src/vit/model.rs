@@ -60,7 +60,38 @@ impl VisionTransformer {
     }
 
     /// A model whose blocks take their token mixer from `mixer`, which is called once a block with the path
-    /// `blocks.<i>.attn`.
+    /// `blocks.<i>.attn`. A mixer of one's own in every second block:
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use sconce_attention::{GlobalAttention, TokenMixer};
+    /// use sconce_backbones::vit::{Config, VisionTransformer};
+    /// use sconce_nn::{Linear, Module, ModuleT, ParamStore, linear};
+    /// # use candle_core::{DType, Device, Result, Tensor};
+    ///
+    /// /// A linear layer across the tokens, the same for all channels (MLP-Mixer).
+    /// #[derive(Debug)]
+    /// struct AcrossTokens(Linear);
+    ///
+    /// impl TokenMixer for AcrossTokens {
+    ///     fn forward_t(&self, xs: &Tensor, _train: bool) -> Result<Tensor> {
+    ///         self.0.forward(&xs.transpose(1, 2)?)?.transpose(1, 2) // (B, N, C)
+    ///     }
+    /// }
+    ///
+    /// let store = ParamStore::new(1, DType::F32, &Device::Cpu);
+    /// let model = VisionTransformer::with_mixer(&Config::test_vit(), store.vb(), |spec, vb| {
+    ///     let tokens = spec.layout.len();
+    ///     Ok(match spec.block % 2 {
+    ///         0 => Arc::new(GlobalAttention::new(&spec.into(), vb)?),
+    ///         _ => Arc::new(AcrossTokens(linear(tokens, tokens, vb.pp("mix"))?)),
+    ///     })
+    /// })?;
+    /// let logits = model.forward_t(&Tensor::ones((2, 3, 32, 32), DType::F32, &Device::Cpu)?, true)?;
+    /// let grads = logits.sqr()?.sum_all()?.backward()?;
+    /// assert!(grads.get(&store.get("blocks.1.attn.mix.weight").unwrap()).is_some());
+    /// # Ok::<(), candle_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// When the options contradict each other, `vb` lacks a tensor, or `mixer` fails.
