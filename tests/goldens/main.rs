@@ -7,6 +7,7 @@ mod clip;
 mod clip_preprocess;
 mod clip_tokenizer;
 mod common;
+mod convmixer;
 mod dino;
 mod model;
 mod norm_eps;
@@ -22,6 +23,7 @@ const SYSTEMS: &[(&str, Run)] = &[
     ("clip_preprocess", clip_preprocess::run),
     ("clip_tokenizer", clip_tokenizer::run),
     ("common", common::run),
+    ("convmixer", convmixer::run),
     ("dino", dino::run),
     ("norm_eps", norm_eps::run),
     ("resnet", resnet::run),

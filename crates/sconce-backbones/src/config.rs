@@ -4,7 +4,7 @@ use candle_core::Result;
 use sconce_nn::{Checkpoint, LoadOptions, VarBuilder};
 use serde::{Deserialize, Serialize};
 
-use crate::{Backbone, Pretrained, resnet, vit};
+use crate::{Backbone, Pretrained, convmixer, resnet, vit};
 
 /// What a family's options can do; [`BackboneConfig`] hands its own methods on to these.
 pub(crate) trait ModelConfig {
@@ -67,6 +67,8 @@ macro_rules! families {
 }
 
 families! {
+    /// ConvMixer.
+    Convmixer(convmixer),
     /// ResNet, ResNeXt, Wide ResNet.
     Resnet(resnet),
     /// ViT, DeiT, DINO.

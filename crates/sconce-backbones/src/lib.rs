@@ -3,6 +3,7 @@
 //! | module | models | paper |
 //! | --- | --- | --- |
 //! | [`vit`] | ViT, DeiT, DINO | `arXiv:2010.11929`, `arXiv:2012.12877`, `arXiv:2104.14294` |
+//! | [`convmixer`] | ConvMixer | `arXiv:2201.09792` |
 //! | [`resnet`] | ResNet, ResNeXt, Wide ResNet | `arXiv:1512.03385`, `arXiv:1611.05431`, `arXiv:1605.07146` |
 //!
 //! Every model keeps [timm]'s contract, [`Backbone`], and the tensor names of its official checkpoints. [`create`] makes
@@ -25,6 +26,7 @@
 
 mod backbone;
 mod config;
+pub mod convmixer;
 mod dino_head;
 mod error;
 mod pretrained;
@@ -36,6 +38,7 @@ pub mod vit;
 
 pub use backbone::{Backbone, FeatureInfo, Intermediates};
 pub use config::BackboneConfig;
+pub use convmixer::ConvMixer;
 pub use dino_head::{DinoHead, DinoHeadConfig};
 pub use error::{Error, Result};
 pub use pretrained::{KeyNames, Pretrained};

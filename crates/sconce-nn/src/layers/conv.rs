@@ -110,6 +110,36 @@ fn weight_shape<const R: usize>(
     Ok(dims.into())
 }
 
+impl Conv<2> {
+    /// Pads by itself so that each axis gets `ceil(n / stride)` long: "same" as in TensorFlow, and in PyTorch where the
+    /// stride is 1. Where the zeros cannot be shared out equally, the odd one stands at the right and bottom. The padding
+    /// of `options` does not count.
+    ///
+    /// # Shapes
+    /// - `xs` `(B, in, H, W)`, output `(B, out, ceil(H / stride), ceil(W / stride))`
+    ///
+    /// # Errors
+    /// When the input does not fit.
+    pub fn forward_same(&self, xs: &Tensor) -> Result<Tensor> {
+        let (dims, kernel) = (xs.dims4()?, self.weight.dims4()?);
+        let (sizes, kernel) = ([dims.2, dims.3], [kernel.2, kernel.3]);
+        let mut options = self.options;
+        let mut xs = xs.clone();
+        for axis in 0..2 {
+            let (n, stride) = (sizes[axis], options.stride[axis]);
+            let reach = options.dilation[axis] * kernel[axis].saturating_sub(1);
+            // The convolution itself refuses a stride or an axis of 0.
+            let steps = n.div_ceil(stride.max(1)).saturating_sub(1);
+            let total = (steps * stride + reach + 1).saturating_sub(n);
+            options.padding[axis] = total / 2;
+            if total % 2 == 1 {
+                xs = xs.pad_with_zeros(axis + 2, 0, 1)?;
+            }
+        }
+        sconce_ops::conv2d(&xs, &self.weight, self.bias.as_ref(), &options)
+    }
+}
+
 macro_rules! convolutions {
     ($rank:literal, $op:ident, $op_no_bias:ident, $axes:literal) => {
         impl Module for Conv<$rank> {
