@@ -16,7 +16,7 @@ pub use options::{AttentionOptions, Mask};
 use candle_core::{Result, Tensor};
 use options::Shape;
 
-use crate::{Error, check};
+use crate::{Error, check, macs};
 
 /// Multi-head attention over separate queries, keys and values, which may have any strides.
 ///
@@ -32,6 +32,7 @@ use crate::{Error, check};
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &AttentionOptions) -> Result<Tensor> {
     let shape = Shape::new(q, k, v)?;
     let plan = options.plan(&shape, q)?;
+    count(&shape, shape.d + shape.dv);
     if !q.device().is_cpu() || shape.is_empty() {
         return reference::attention(q, k, v, &plan);
     }
@@ -61,6 +62,7 @@ pub fn attention_packed(qkv: &Tensor, heads: usize, options: &AttentionOptions) 
     let shape = Shape { b, h: heads, nq: n, nk: n, d, dv: d };
     check::float("attention_packed", qkv)?;
     let plan = options.plan(&shape, qkv)?;
+    count(&shape, shape.d + shape.dv);
     if !qkv.device().is_cpu() || shape.is_empty() {
         let split = qkv.reshape((b, n, 3, heads, d))?.permute((2, 0, 3, 1, 4))?; // (3, B, heads, N, D)
         let mixed = reference::attention(&split.get(0)?, &split.get(1)?, &split.get(2)?, &plan)?; // (B, heads, N, D)
@@ -83,7 +85,13 @@ pub fn attention_packed(qkv: &Tensor, heads: usize, options: &AttentionOptions) 
 pub fn attention_weights(q: &Tensor, k: &Tensor, options: &AttentionOptions) -> Result<Tensor> {
     let shape = Shape::new(q, k, k)?;
     let plan = options.clone().with_dropout(0.0).plan(&shape, q)?;
+    count(&shape, shape.d);
     let dtype = q.dtype();
     let compute = check::wide(dtype);
     reference::weights(&q.to_dtype(compute)?, &k.to_dtype(compute)?, &plan)?.to_dtype(dtype)
+}
+
+/// Counts products of `width` for each pair of a query and a key.
+fn count(shape: &Shape, width: usize) {
+    macs::add(&[shape.b, shape.h, shape.nq, shape.nk, width]);
 }

@@ -10,7 +10,7 @@ mod reference;
 use candle_core::{DType, Result, Tensor};
 
 use crate::window::{Window, WindowSpec, element_count, from_5d, to_5d};
-use crate::{Error, check};
+use crate::{Error, check, macs};
 
 /// Options of a convolution over `R` spatial axes.
 ///
@@ -179,6 +179,13 @@ fn conv<const R: usize>(
     options: &ConvOptions<R>,
 ) -> Result<Tensor> {
     let shape = ConvShape::new(op, xs, weight, bias, options)?;
+    macs::add(&[
+        shape.batch,
+        shape.filters,
+        shape.window.positions(),
+        shape.channels / shape.groups,
+        shape.window.taps(),
+    ]);
     let (xs, weight) = (to_5d(xs)?, to_5d(weight)?);
     if !xs.device().is_cpu() {
         return from_5d(&reference::conv(&shape, &xs, &weight, bias)?, R + 2);

@@ -8,7 +8,7 @@ mod tests;
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::{Activation, Error, check};
+use crate::{Activation, Error, check, macs};
 
 /// `act(x W^T + b)`, in one pass over the result.
 ///
@@ -32,12 +32,13 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, act: Option<A
     }
     check::parameter(OP, "bias", bias, outputs, xs)?;
     same_device(OP, xs, std::iter::once(weight).chain(bias))?;
+    let rows = xs.dims()[..xs.rank() - 1].iter().product::<usize>();
+    macs::add(&[rows, inputs, outputs]);
     if !xs.device().is_cpu() {
         return reference::linear(xs, weight, bias, act);
     }
     let wide = check::wide(xs.dtype());
     let bias = bias.map(|bias| bias.to_dtype(wide)).transpose()?;
-    let rows = xs.dims()[..xs.rank() - 1].iter().product::<usize>();
     let x = reshape(xs.to_dtype(wide)?, &[rows, inputs])?; // (*, in) -> (rows, in)
     let y = kernel::linear(&x, &weight.to_dtype(wide)?, bias.as_ref(), act.unwrap_or(Activation::Identity))?;
     let mut dims = xs.dims().to_vec();
@@ -69,11 +70,12 @@ pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         return Err(Error::dtype(OP, "b", format!("{:?} like a", a.dtype()), b.dtype()).into());
     }
     same_device(OP, a, [b])?;
+    let (m, k, n) = (a.dims()[ra - 2], a.dims()[ra - 1], b.dims()[rb - 1]);
+    let batch: usize = a.dims()[..ra - 2].iter().product();
+    macs::add(&[batch, m, k, n]);
     if !a.device().is_cpu() {
         return reference::matmul(a, b);
     }
-    let (m, k, n) = (a.dims()[ra - 2], a.dims()[ra - 1], b.dims()[rb - 1]);
-    let batch: usize = a.dims()[..ra - 2].iter().product();
     let mut dims = a.dims().to_vec();
     dims[ra - 1] = n;
     let wide = check::wide(a.dtype());
