@@ -5,10 +5,17 @@
 //!
 //! | mixer | cost in tokens | paper |
 //! | --- | --- | --- |
+//! | [`BilateralAttention`] | `N (leaf + overlap) + N log N` | Yu et al. 2022 |
+//! | [`CrossShapedAttention`] | `N^1.5` times the stripes' width | Dong et al. 2022 |
 //! | [`GlobalAttention`] | quadratic | Vaswani et al. 2017, Dosovitskiy et al. 2021 |
 
+mod bilateral;
+mod cross_shaped;
 mod global;
+mod grid;
 mod mixer;
 
+pub use bilateral::{BilateralAttention, BilateralConfig, ClusterOptions, balanced_clusters};
+pub use cross_shaped::{CrossShapedAttention, CrossShapedConfig, LepeAttention, Stripes};
 pub use global::{GlobalAttention, GlobalAttentionConfig, QkvProjection};
 pub use mixer::{MixerSpec, Qkv, TokenLayout, TokenMixer};
