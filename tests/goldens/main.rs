@@ -12,6 +12,7 @@ mod dino;
 mod model;
 mod norm_eps;
 mod resnet;
+mod swin;
 mod vit;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -27,6 +28,7 @@ const SYSTEMS: &[(&str, Run)] = &[
     ("dino", dino::run),
     ("norm_eps", norm_eps::run),
     ("resnet", resnet::run),
+    ("swin", swin::run),
     ("vit", vit::run),
 ];
 

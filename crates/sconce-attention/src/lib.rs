@@ -8,14 +8,17 @@
 //! | [`BilateralAttention`] | `N (leaf + overlap) + N log N` | Yu et al. 2022 |
 //! | [`CrossShapedAttention`] | `N^1.5` times the stripes' width | Dong et al. 2022 |
 //! | [`GlobalAttention`] | quadratic | Vaswani et al. 2017, Dosovitskiy et al. 2021 |
+//! | [`WindowAttention`] | linear, `M^2` for each token in windows of side `M` | Liu et al. 2021 |
 
 mod bilateral;
 mod cross_shaped;
 mod global;
 mod grid;
 mod mixer;
+mod window;
 
 pub use bilateral::{BilateralAttention, BilateralConfig, ClusterOptions, balanced_clusters};
 pub use cross_shaped::{CrossShapedAttention, CrossShapedConfig, LepeAttention, Stripes};
 pub use global::{GlobalAttention, GlobalAttentionConfig, QkvProjection};
 pub use mixer::{MixerSpec, Qkv, TokenLayout, TokenMixer};
+pub use window::{WindowAttention, WindowAttentionConfig, WindowFit, Windows, bias_table_hook, resample_bias_table};

@@ -5,6 +5,7 @@ use sconce_nn::{Checkpoint, LoadOptions, VarBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::{Backbone, Pretrained, convmixer, resnet, vit};
+use crate::{Backbone, Pretrained, resnet, swin, vit};
 
 /// What a family's options can do; [`BackboneConfig`] hands its own methods on to these.
 pub(crate) trait ModelConfig {
@@ -71,6 +72,8 @@ families! {
     Convmixer(convmixer),
     /// ResNet, ResNeXt, Wide ResNet.
     Resnet(resnet),
+    /// Swin.
+    Swin(swin),
     /// ViT, DeiT, DINO.
     Vit(vit),
 }

@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | [`vit`] | ViT, DeiT, DINO | `arXiv:2010.11929`, `arXiv:2012.12877`, `arXiv:2104.14294` |
 //! | [`convmixer`] | ConvMixer | `arXiv:2201.09792` |
+//! | [`swin`] | Swin | `arXiv:2103.14030` |
 //! | [`resnet`] | ResNet, ResNeXt, Wide ResNet | `arXiv:1512.03385`, `arXiv:1611.05431`, `arXiv:1605.07146` |
 //!
 //! Every model keeps [timm]'s contract, [`Backbone`], and the tensor names of its official checkpoints. [`create`] makes
@@ -34,6 +35,7 @@ mod record;
 mod registry;
 pub mod resnet;
 mod shapes;
+pub mod swin;
 pub mod vit;
 
 pub use backbone::{Backbone, FeatureInfo, Intermediates};
@@ -45,4 +47,5 @@ pub use pretrained::{KeyNames, Pretrained};
 pub use registry::{create, list_models, pretrained};
 pub use resnet::ResNet;
 pub use shapes::ShapeRecorder;
+pub use swin::SwinTransformer;
 pub use vit::VisionTransformer;
