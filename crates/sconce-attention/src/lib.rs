@@ -9,8 +9,12 @@
 //! | [`CrossShapedAttention`] | `N^1.5` times the stripes' width | Dong et al. 2022 |
 //! | [`GlobalAttention`] | quadratic | Vaswani et al. 2017, Dosovitskiy et al. 2021 |
 //! | [`WindowAttention`] | linear, `M^2` for each token in windows of side `M` | Liu et al. 2021 |
+//!
+//! [`broad_attention`] is no mixer but a connection across blocks: it reads the queries, keys and values of a whole stack, of
+//! any mixer that hands them out.
 
 mod bilateral;
+mod broad;
 mod cross_shaped;
 mod global;
 mod grid;
@@ -18,6 +22,7 @@ mod mixer;
 mod window;
 
 pub use bilateral::{BilateralAttention, BilateralConfig, ClusterOptions, balanced_clusters};
+pub use broad::{BroadConnection, broad_attention, broad_features};
 pub use cross_shaped::{CrossShapedAttention, CrossShapedConfig, LepeAttention, Stripes};
 pub use global::{GlobalAttention, GlobalAttentionConfig, QkvProjection};
 pub use mixer::{MixerSpec, Qkv, TokenLayout, TokenMixer};

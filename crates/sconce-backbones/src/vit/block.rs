@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
-use sconce_attention::{TokenLayout, TokenMixer};
+use sconce_attention::{Qkv, TokenLayout, TokenMixer};
 use sconce_nn::{
     DropPath, LayerNorm, LayerScale, Mlp, MlpOptions, Module, ModuleT, VarBuilder, layer_norm, layer_scale,
 };
@@ -72,13 +72,27 @@ impl Block {
     /// # Errors
     /// When the tokens do not fit.
     pub fn forward_layout(&self, xs: &Tensor, layout: TokenLayout, train: bool) -> Result<Tensor> {
+        let ys = self.attn.forward_layout(&self.norm1.forward(xs)?, layout, train)?;
+        self.after_attn(xs, ys, layout, train)
+    }
+
+    /// As [`forward_layout`](Self::forward_layout), together with the mixer's queries, keys and values.
+    ///
+    /// # Errors
+    /// When the tokens do not fit.
+    pub fn forward_qkv(&self, xs: &Tensor, layout: TokenLayout, train: bool) -> Result<(Tensor, Option<Qkv>)> {
+        let (ys, qkv) = self.attn.forward_qkv(&self.norm1.forward(xs)?, layout, train)?;
+        Ok((self.after_attn(xs, ys, layout, train)?, qkv))
+    }
+
+    /// The rest of the block, from what the mixer made of `xs` on.
+    fn after_attn(&self, xs: &Tensor, ys: Tensor, layout: TokenLayout, train: bool) -> Result<Tensor> {
         let adapt = |adapter: &Option<Arc<dyn TokenMixer>>, ys: Tensor| match adapter {
             Some(adapter) => adapter.forward_layout(&ys, layout, train),
             None => Ok(ys),
         };
         let scale = |ls: &Option<LayerScale>, ys: Tensor| ls.as_ref().map_or(Ok(ys.clone()), |ls| ls.forward(&ys));
 
-        let ys = self.attn.forward_layout(&self.norm1.forward(xs)?, layout, train)?;
         let ys = scale(&self.ls1, adapt(&self.attn_adapter, ys)?)?;
         let xs = (xs + self.drop_path1.forward_t(&ys, train)?)?;
 
