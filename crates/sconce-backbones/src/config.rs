@@ -4,8 +4,7 @@ use candle_core::Result;
 use sconce_nn::{Checkpoint, LoadOptions, VarBuilder};
 use serde::{Deserialize, Serialize};
 
-use crate::{Backbone, Pretrained, convmixer, resnet, vit};
-use crate::{Backbone, Pretrained, resnet, swin, vit};
+use crate::{Backbone, Pretrained};
 
 /// What a family's options can do; [`BackboneConfig`] hands its own methods on to these.
 pub(crate) trait ModelConfig {
@@ -36,7 +35,7 @@ macro_rules! families {
         #[serde(tag = "family", rename_all = "snake_case")]
         #[non_exhaustive]
         pub enum BackboneConfig {
-            $($(#[$doc])* $variant($module::Config),)*
+            $($(#[$doc])* $variant(crate::$module::Config),)*
         }
 
         impl BackboneConfig {
@@ -53,15 +52,15 @@ macro_rules! families {
             }
         }
 
-        $(impl From<$module::Config> for BackboneConfig {
-            fn from(cfg: $module::Config) -> Self {
+        $(impl From<crate::$module::Config> for BackboneConfig {
+            fn from(cfg: crate::$module::Config) -> Self {
                 Self::$variant(cfg)
             }
         })*
 
         /// The records of all families.
         pub(crate) fn models() -> Vec<Pretrained> {
-            let families: &[fn() -> Vec<Pretrained>] = &[$($module::models,)*];
+            let families: &[fn() -> Vec<Pretrained>] = &[$(crate::$module::models,)*];
             families.iter().flat_map(|models| models()).collect()
         }
     };
