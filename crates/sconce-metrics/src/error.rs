@@ -47,6 +47,9 @@ pub enum Error {
     /// A rank of zero: the best place has rank 1.
     #[error("k is zero: the best place is 1")]
     ZeroK,
+    /// Positives and negatives are both needed.
+    #[error("only one of the two classes occurs")]
+    OneClass,
     /// Nothing has been measured yet.
     #[error("there is nothing to average over")]
     Empty,
