@@ -69,6 +69,8 @@ macro_rules! families {
 families! {
     /// ConvMixer.
     Convmixer(convmixer),
+    /// EfficientNet-Lite.
+    EfficientnetLite(efficientnet_lite),
     /// ResNet, ResNeXt, Wide ResNet.
     Resnet(resnet),
     /// Swin.

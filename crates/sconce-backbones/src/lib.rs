@@ -5,6 +5,7 @@
 //! | [`vit`] | ViT, DeiT, DINO | `arXiv:2010.11929`, `arXiv:2012.12877`, `arXiv:2104.14294` |
 //! | [`convmixer`] | ConvMixer | `arXiv:2201.09792` |
 //! | [`swin`] | Swin | `arXiv:2103.14030` |
+//! | [`efficientnet_lite`] | EfficientNet-Lite | `arXiv:1905.11946` |
 //! | [`resnet`] | ResNet, ResNeXt, Wide ResNet | `arXiv:1512.03385`, `arXiv:1611.05431`, `arXiv:1605.07146` |
 //!
 //! Every model keeps [timm]'s contract, [`Backbone`], and the tensor names of its official checkpoints. [`create`] makes
@@ -29,6 +30,7 @@ mod backbone;
 mod config;
 pub mod convmixer;
 mod dino_head;
+pub mod efficientnet_lite;
 mod error;
 mod pretrained;
 mod record;
@@ -42,6 +44,7 @@ pub use backbone::{Backbone, FeatureInfo, Intermediates};
 pub use config::BackboneConfig;
 pub use convmixer::ConvMixer;
 pub use dino_head::{DinoHead, DinoHeadConfig};
+pub use efficientnet_lite::EfficientNetLite;
 pub use error::{Error, Result};
 pub use pretrained::{KeyNames, Pretrained};
 pub use registry::{create, list_models, pretrained};

@@ -27,6 +27,8 @@ pub enum Activation {
     GeluQuick,
     /// [`relu`]
     Relu,
+    /// [`relu6`]
+    Relu6,
     /// [`silu`]
     Silu,
     /// `tanh x`
@@ -44,6 +46,7 @@ impl Activation {
             Self::GeluTanh => "gelu_tanh",
             Self::GeluQuick => "gelu_quick",
             Self::Relu => "relu",
+            Self::Relu6 => "relu6",
             Self::Silu => "silu",
             Self::Tanh => "tanh",
             Self::Sigmoid => "sigmoid",
@@ -112,6 +115,14 @@ pub fn relu(xs: &Tensor) -> Result<Tensor> {
     Activation::Relu.forward(xs)
 }
 
+/// `min(max(x, 0), 6)`, as in nets made to be quantised; its gradient at 0 and 6 is 0.
+///
+/// # Errors
+/// When the type is not floating-point.
+pub fn relu6(xs: &Tensor) -> Result<Tensor> {
+    Activation::Relu6.forward(xs)
+}
+
 /// A function and its slope, for kernels; see [`with_activation`].
 pub(crate) trait Function: Copy + Send + Sync {
     /// The function at `x`.
@@ -164,6 +175,10 @@ functions! {
     };
     Relu: |_m, x| if x < A::zero() { A::zero() } else { x },
         if x > A::zero() { A::one() } else { A::zero() };
+    Relu6: |_m, x| {
+        let x = if x < A::zero() { A::zero() } else { x };
+        if x > A::from_f64(6.) { A::from_f64(6.) } else { x }
+    }, if x > A::zero() && x < A::from_f64(6.) { A::one() } else { A::zero() };
     Silu: |m, x| x * m.sigmoid(x), {
         let s = m.sigmoid(x);
         m.fma(x * s, A::one() - s, s)
@@ -212,6 +227,10 @@ macro_rules! with_activation {
             }
             $crate::Activation::Relu => {
                 let $f = $crate::activation::function::Relu;
+                $body
+            }
+            $crate::Activation::Relu6 => {
+                let $f = $crate::activation::function::Relu6;
                 $body
             }
             $crate::Activation::Silu => {
@@ -296,6 +315,10 @@ pub(crate) fn reference(xs: &Tensor, activation: Activation) -> Result<Tensor> {
         }
         Activation::GeluQuick => (&x * sigmoid(&(&x * 1.702)?)?)?,
         Activation::Relu => (&x * x.gt(0.)?.to_dtype(x.dtype())?)?,
+        Activation::Relu6 => {
+            let inside = (x.gt(0.)?.to_dtype(x.dtype())? * x.lt(6.)?.to_dtype(x.dtype())?)?;
+            ((&x * inside)? + (x.ge(6.)?.to_dtype(x.dtype())? * 6.)?)?
+        }
         Activation::Silu => (&x * sigmoid(&x)?)?,
         Activation::Tanh => x.tanh()?,
         Activation::Sigmoid => sigmoid(&x)?,
@@ -311,12 +334,13 @@ mod tests {
     use super::*;
     use crate::testing::{Draw, assert_close, check_gradients, gradients, strided, tolerance};
 
-    const ALL: [Activation; 8] = [
+    const ALL: [Activation; 9] = [
         Activation::Identity,
         Activation::Gelu,
         Activation::GeluTanh,
         Activation::GeluQuick,
         Activation::Relu,
+        Activation::Relu6,
         Activation::Silu,
         Activation::Tanh,
         Activation::Sigmoid,
@@ -332,6 +356,7 @@ mod tests {
         check(Activation::GeluTanh, [-0.158_808_009_391_723_24, 0., 1.954_597_694_087_775]);
         check(Activation::GeluQuick, [-1. / (1. + 1.702f64.exp()), 0., 2. / (1. + (-3.404f64).exp())]);
         check(Activation::Relu, [0., 0., 2.]);
+        check(Activation::Relu6, [0., 0., 2.]);
         check(Activation::Silu, [-0.268_941_421_369_995_1, 0., 1.761_594_155_955_764_9]);
         Ok(())
     }
@@ -342,6 +367,17 @@ mod tests {
         for f in ALL.into_iter().filter(|&f| f != Activation::Identity) {
             check_gradients(std::slice::from_ref(&x), |t| f.forward(&t[0]));
         }
+        Ok(())
+    }
+
+    #[test]
+    fn relu6_is_flat_from_six_on() -> Result<()> {
+        let x = Tensor::new(&[-0.5f32, 0., 5.5, 6., 6.5], &Device::Cpu)?;
+        let slope = gradients(std::slice::from_ref(&x), &x.ones_like()?, |t| relu6(&t[0]))?.remove(0);
+        for y in [relu6(&x)?, reference(&x, Activation::Relu6)?] {
+            assert_eq!(y.to_vec1::<f32>()?, [0., 0., 5.5, 6., 6.]);
+        }
+        assert_eq!(slope.to_vec1::<f32>()?, [0., 0., 1., 0., 0.]);
         Ok(())
     }
 

@@ -39,7 +39,7 @@ mod testing;
 mod unfold;
 mod window;
 
-pub use activation::{Activation, gelu, gelu_quick, gelu_tanh, relu, silu};
+pub use activation::{Activation, gelu, gelu_quick, gelu_tanh, relu, relu6, silu};
 pub use argsort::argsort;
 pub use attention::{AttentionOptions, Mask, attention, attention_packed, attention_weights};
 pub use batch_norm::{BatchNormOutput, batch_norm, batch_norm_train};

@@ -62,7 +62,7 @@ impl ModelConfig for Config {
 
     fn load_options(&self, options: LoadOptions) -> LoadOptions {
         match self.num_classes {
-            0 => options.ignore("head.*").ignore(&format!("{}.*", LocuslabKeys { depth: self.depth }.head())),
+            0 => options.ignore("head.*").ignore(format!("{}.*", LocuslabKeys { depth: self.depth }.head())),
             _ => options,
         }
     }
