@@ -47,6 +47,39 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor, label_smoothing: f64) ->
     }
 }
 
+/// Mean cross entropy of `softmax(logits)` against weights of the classes, as mixup and distillation have them:
+/// `-mean_b sum_k targets log softmax(logits)`. Classes of weight 0 cost nothing, whatever their logits. Computed in f32 for
+/// f16 and bf16; gradients go to logits and targets.
+///
+/// # Shapes
+/// - `logits`: `(B, K)`; `targets`: `(B, K)`, of the same type
+/// - output: `()`
+///
+/// # Errors
+/// When shapes or types do not fit or the batch is empty.
+pub fn cross_entropy_soft(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    let op = "cross_entropy_soft";
+    check::float(op, logits)?;
+    let &[b, k] = logits.dims() else {
+        return Err(Error::shape(op, "logits", "(B, K)", logits.shape()).into());
+    };
+    if b == 0 || k == 0 {
+        return Err(Error::shape(op, "logits", "(B, K), not empty", logits.shape()).into());
+    }
+    if targets.dims() != [b, k] {
+        return Err(Error::shape(op, "targets", format!("({b}, {k})"), targets.shape()).into());
+    }
+    if targets.dtype() != logits.dtype() {
+        return Err(Error::dtype(op, "targets", "that of the logits", targets.dtype()).into());
+    }
+    let wide = check::wide(logits.dtype());
+    let (scores, weights) = (logits.to_dtype(wide)?, targets.to_dtype(wide)?);
+    let log_p = softmax::log_softmax(&scores, 1)?; // (B, K)
+    // Infinity times zero would be NaN.
+    let log_p = weights.ne(0.)?.where_cond(&log_p, &log_p.zeros_like()?)?;
+    ((log_p * weights)?.sum_all()? * (-1. / b as f64))?.to_dtype(logits.dtype())
+}
+
 /// The same by candle's own operations; differentiable.
 pub(crate) fn reference(logits: &Tensor, targets: &Tensor, smoothing: f64) -> Result<Tensor> {
     let wide = logits.to_dtype(check::wide(logits.dtype()))?;
@@ -159,7 +192,7 @@ fn slopes<'a, A: Real>(xs: &[A], classes: &[u32], smoothing: f64, scale: f64, ou
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use candle_core::{Device, Var};
     use proptest::prelude::*;
 
     use super::*;
@@ -203,8 +236,55 @@ mod tests {
         Ok(())
     }
 
+    #[test]
+    fn soft_targets_train_logits_and_weights() -> Result<()> {
+        let mut draw = Draw::new(2);
+        let xs = draw.normal(&[3, 5], DType::F64)?;
+        let weights = softmax::softmax(&draw.normal(&[3, 5], DType::F64)?, 1)?;
+        check_gradients(&[xs, weights], |t| cross_entropy_soft(&t[0], &t[1]));
+        // A masked class of weight 0 costs nothing and passes no NaN back.
+        let masked = Var::new(&[[f32::NEG_INFINITY, 1., 1.]], &Device::Cpu)?;
+        let weights = Tensor::new(&[[0f32, 0.5, 0.5]], &Device::Cpu)?;
+        let loss = cross_entropy_soft(&masked, &weights)?;
+        assert!((loss.to_scalar::<f32>()? - 2f32.ln()).abs() < 1e-6);
+        let grad = loss.backward()?.get(&masked).unwrap().to_vec2::<f32>()?;
+        assert!(grad[0].iter().all(|g| g.abs() < 1e-6), "{grad:?}");
+        Ok(())
+    }
+
+    #[test]
+    fn wrong_soft_targets_are_refused() -> Result<()> {
+        let xs = Tensor::zeros((2, 3), DType::F32, &Device::Cpu)?;
+        assert!(cross_entropy_soft(&xs, &xs).is_ok());
+        assert!(cross_entropy_soft(&xs, &xs.narrow(0, 0, 1)?).is_err());
+        assert!(cross_entropy_soft(&xs, &xs.narrow(1, 0, 2)?).is_err());
+        assert!(cross_entropy_soft(&xs, &xs.to_dtype(DType::F64)?).is_err());
+        assert!(cross_entropy_soft(&xs.flatten_all()?, &xs.flatten_all()?).is_err());
+        let nothing = Tensor::zeros((0, 3), DType::F32, &Device::Cpu)?;
+        assert!(cross_entropy_soft(&nothing, &nothing).is_err());
+        Ok(())
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(16))]
+
+        #[test]
+        fn soft_targets_that_are_hard_are_the_same(seed: u64) {
+            let mut draw = Draw::new(seed);
+            let (b, k) = (draw.int(1..=7), draw.int(1..=70));
+            let dtype = draw.pick(&[DType::F32, DType::F64, DType::F16, DType::BF16]);
+            let inputs = [strided(&mut draw, &[b, k], dtype).unwrap()];
+            let classes: Vec<u32> = (0..b).map(|_| draw.int(0..=k - 1) as u32).collect();
+            let classes = Tensor::from_vec(classes, b, &Device::Cpu).unwrap();
+            let range = Tensor::arange(0, k as u32, &Device::Cpu).unwrap();
+            let one_hot = classes.unsqueeze(1).and_then(|c| c.broadcast_eq(&range)).and_then(|t| t.to_dtype(dtype)).unwrap();
+            let soft = |t: &[Tensor]| cross_entropy_soft(&t[0], &one_hot);
+            let hard = |t: &[Tensor]| cross_entropy(&t[0], &classes, 0.);
+            assert_close(&soft(&inputs).unwrap(), &hard(&inputs).unwrap(), tolerance(dtype));
+            let dy = Tensor::new(2f32, &Device::Cpu).unwrap();
+            let (a, b) = (gradients(&inputs, &dy, soft).unwrap(), gradients(&inputs, &dy, hard).unwrap());
+            assert_close(&a[0], &b[0], tolerance(dtype));
+        }
 
         #[test]
         fn agrees_with_the_reference(seed: u64) {
