@@ -7,6 +7,7 @@ mod blur;
 mod color;
 mod erasing;
 mod geometry;
+mod mixup;
 mod presets;
 
 pub use blur::{GaussianBlur, gaussian_blur};
@@ -16,4 +17,5 @@ pub use color::{
 };
 pub use erasing::RandomErasing;
 pub use geometry::{HorizontalFlip, RandomCrop, RandomResizedCrop, hflip};
+pub use mixup::{MixMode, Mixup};
 pub use presets::DinoCrops;
