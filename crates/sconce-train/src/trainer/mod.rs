@@ -206,6 +206,13 @@ impl<O: Optimizer> Trainer<O> {
         self
     }
 
+    /// Begins at a position instead of at 0, where a training goes on with another optimiser.
+    #[must_use]
+    pub fn with_position(mut self, position: Position) -> Self {
+        self.position = position;
+        self
+    }
+
     /// Where training stands.
     pub fn position(&self) -> Position {
         self.position
