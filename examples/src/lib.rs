@@ -1,5 +1,6 @@
 //! What the examples share: the repository's data, training and evaluation on it, labelled contact sheets.
 
+pub mod classifier;
 pub mod contact_sheet;
 pub mod emoji;
 pub mod evaluate;
@@ -32,4 +33,13 @@ pub fn write_json(path: &std::path::Path, value: &impl serde::Serialize) -> Resu
     let text = serde_json::to_string_pretty(value).map_err(|error| Error::new(error.to_string()))?;
     sconce::nn::fs::write_atomic(path, |out| writeln!(out, "{text}"))
         .map_err(|error| Error::new(format!("{}: {error}", path.display())))
+}
+
+/// Ctrl-C, where the system lets us have it: a job in the background has it ignored.
+#[must_use]
+pub fn interrupt() -> sconce::train::Interrupt {
+    sconce::train::Interrupt::on_ctrl_c().unwrap_or_else(|error| {
+        eprintln!("{error}; the training cannot be stopped between steps");
+        sconce::train::Interrupt::new()
+    })
 }

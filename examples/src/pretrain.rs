@@ -20,14 +20,14 @@ use sconce::data::{
 use sconce::nn::{ParamStore, SaveOptions};
 use sconce::train::schedule::Warmup;
 use sconce::train::{
-    AdamW, AdamWConfig, CheckpointFolder, Clip as GradClip, CsvLog, Interrupt, Outcome, ParamGroups, Progress,
-    StepError, StepOutput, TensorBoardLog, Trainer,
+    AdamW, AdamWConfig, CheckpointFolder, Clip as GradClip, CsvLog, Outcome, ParamGroups, Progress, StepError,
+    StepOutput, TensorBoardLog, Trainer,
 };
 use serde::Serialize;
 
 use crate::emoji::{Emoji, subcategory_words};
 use crate::evaluate::{Figures, evaluate};
-use crate::write_json;
+use crate::{interrupt, write_json};
 
 /// Side of the pictures.
 const SIDE: u32 = 64;
@@ -85,14 +85,6 @@ pub fn record() -> Pretrained {
         paper: "https://arxiv.org/abs/2103.00020".into(),
         source: "cargo run --release --example pretrain_clip".into(),
     }
-}
-
-/// Ctrl-C, where the system lets us have it: a job in the background has it ignored.
-fn interrupt() -> Interrupt {
-    Interrupt::on_ctrl_c().unwrap_or_else(|error| {
-        eprintln!("{error}; the training cannot be stopped between steps");
-        Interrupt::new()
-    })
 }
 
 /// A picture moved, scaled, and recoloured: what changes between drawing styles, and not what is drawn. No flips: arrows and
