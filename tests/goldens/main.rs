@@ -13,6 +13,7 @@ mod model;
 mod norm_eps;
 mod resnet;
 mod swin;
+mod uniformer;
 mod vit;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -29,6 +30,7 @@ const SYSTEMS: &[(&str, Run)] = &[
     ("norm_eps", norm_eps::run),
     ("resnet", resnet::run),
     ("swin", swin::run),
+    ("uniformer", uniformer::run),
     ("vit", vit::run),
 ];
 

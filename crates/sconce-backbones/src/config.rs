@@ -5,6 +5,7 @@ use sconce_nn::{Checkpoint, LoadOptions, VarBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::{Backbone, Pretrained};
+use crate::{Backbone, Pretrained, resnet, uniformer, vit};
 
 /// What a family's options can do; [`BackboneConfig`] hands its own methods on to these.
 pub(crate) trait ModelConfig {
@@ -75,6 +76,8 @@ families! {
     Resnet(resnet),
     /// Swin.
     Swin(swin),
+    /// UniFormer: pictures, clips, dense prediction.
+    Uniformer(uniformer),
     /// ViT, DeiT, DINO.
     Vit(vit),
 }

@@ -7,6 +7,7 @@
 //! | [`swin`] | Swin | `arXiv:2103.14030` |
 //! | [`efficientnet_lite`] | EfficientNet-Lite | `arXiv:1905.11946` |
 //! | [`resnet`] | ResNet, ResNeXt, Wide ResNet | `arXiv:1512.03385`, `arXiv:1611.05431`, `arXiv:1605.07146` |
+//! | [`uniformer`] | UniFormer: pictures, clips, dense prediction | `arXiv:2201.09450`, `arXiv:2201.04676` |
 //!
 //! Every model keeps [timm]'s contract, [`Backbone`], and the tensor names of its official checkpoints. [`create`] makes
 //! one by name; [`pretrained`] tells all that goes with it: options, preprocessing, key names, licence, source.
@@ -38,6 +39,7 @@ mod registry;
 pub mod resnet;
 mod shapes;
 pub mod swin;
+pub mod uniformer;
 pub mod vit;
 
 pub use backbone::{Backbone, FeatureInfo, Intermediates};
@@ -51,4 +53,5 @@ pub use registry::{create, list_models, pretrained};
 pub use resnet::ResNet;
 pub use shapes::ShapeRecorder;
 pub use swin::SwinTransformer;
+pub use uniformer::UniFormer;
 pub use vit::VisionTransformer;
