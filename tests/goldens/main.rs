@@ -8,6 +8,7 @@ mod clip_preprocess;
 mod clip_tokenizer;
 mod common;
 mod convmixer;
+mod cswin;
 mod dino;
 mod model;
 mod norm_eps;
@@ -26,6 +27,7 @@ const SYSTEMS: &[(&str, Run)] = &[
     ("clip_tokenizer", clip_tokenizer::run),
     ("common", common::run),
     ("convmixer", convmixer::run),
+    ("cswin", cswin::run),
     ("dino", dino::run),
     ("norm_eps", norm_eps::run),
     ("resnet", resnet::run),

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Backbone, Pretrained};
 use crate::{Backbone, Pretrained, resnet, uniformer, vit};
+use crate::{Backbone, Pretrained, convmixer, cswin, resnet, vit};
 
 /// What a family's options can do; [`BackboneConfig`] hands its own methods on to these.
 pub(crate) trait ModelConfig {
@@ -72,6 +73,8 @@ families! {
     Convmixer(convmixer),
     /// EfficientNet-Lite.
     EfficientnetLite(efficientnet_lite),
+    /// CSWin.
+    Cswin(cswin),
     /// ResNet, ResNeXt, Wide ResNet.
     Resnet(resnet),
     /// Swin.

@@ -6,6 +6,7 @@
 //! | [`convmixer`] | ConvMixer | `arXiv:2201.09792` |
 //! | [`swin`] | Swin | `arXiv:2103.14030` |
 //! | [`efficientnet_lite`] | EfficientNet-Lite | `arXiv:1905.11946` |
+//! | [`cswin`] | CSWin | `arXiv:2107.00652` |
 //! | [`resnet`] | ResNet, ResNeXt, Wide ResNet | `arXiv:1512.03385`, `arXiv:1611.05431`, `arXiv:1605.07146` |
 //! | [`uniformer`] | UniFormer: pictures, clips, dense prediction | `arXiv:2201.09450`, `arXiv:2201.04676` |
 //!
@@ -30,6 +31,7 @@
 mod backbone;
 mod config;
 pub mod convmixer;
+pub mod cswin;
 mod dino_head;
 pub mod efficientnet_lite;
 mod error;
@@ -45,6 +47,7 @@ pub mod vit;
 pub use backbone::{Backbone, FeatureInfo, Intermediates};
 pub use config::BackboneConfig;
 pub use convmixer::ConvMixer;
+pub use cswin::CSWinTransformer;
 pub use dino_head::{DinoHead, DinoHeadConfig};
 pub use efficientnet_lite::EfficientNetLite;
 pub use error::{Error, Result};
