@@ -71,10 +71,10 @@ macro_rules! families {
 families! {
     /// ConvMixer.
     Convmixer(convmixer),
-    /// EfficientNet-Lite.
-    EfficientnetLite(efficientnet_lite),
     /// CSWin.
     Cswin(cswin),
+    /// EfficientNet-Lite.
+    EfficientnetLite(efficientnet_lite),
     /// ResNet, ResNeXt, Wide ResNet.
     Resnet(resnet),
     /// Swin.
