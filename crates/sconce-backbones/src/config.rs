@@ -5,8 +5,6 @@ use sconce_nn::{Checkpoint, LoadOptions, VarBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::{Backbone, Pretrained};
-use crate::{Backbone, Pretrained, resnet, uniformer, vit};
-use crate::{Backbone, Pretrained, convmixer, cswin, resnet, vit};
 
 /// What a family's options can do; [`BackboneConfig`] hands its own methods on to these.
 pub(crate) trait ModelConfig {
