@@ -31,9 +31,12 @@ pub(super) fn config(options: &Options, classes: usize) -> Result<BackboneConfig
         }
     }
     let config: BackboneConfig = serde_json::from_value(value).map_err(fail)?;
-    let (channels, ..) = config.input_size();
-    if channels != 3 {
-        return Err(Error::new(format!("{} wants pictures of {channels} channels; these have 3", options.model)));
+    match config.input_shape()[..] {
+        [3, _, _] => {}
+        ref shape => {
+            let message = format!("{} wants input of shape {shape:?}; pictures have 3 channels", options.model);
+            return Err(Error::new(message));
+        }
     }
     Ok(config.with_num_classes(classes))
 }

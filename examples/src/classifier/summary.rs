@@ -17,6 +17,8 @@ pub struct Summary {
     pub validation: Option<Figures>,
     /// Parameters, for this number of classes.
     pub parameters: usize,
+    /// Multiply-accumulates of a picture's forward pass.
+    pub macs: u64,
     /// Most memory that the process had at any time, in bytes; unknown where the system does not tell.
     pub peak_memory: Option<u64>,
     /// Median seconds of a training epoch, without evaluation.

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use sconce::backbones::Backbone;
-use sconce::candle::{DType, Device};
+use sconce::candle::{DType, Device, Tensor};
 use sconce::data::{Generator, LoaderOptions, Size};
 use sconce::nn::{Checkpoint, LoadOptions, ParamStore};
-use sconce::ops::{cross_entropy, cross_entropy_soft};
+use sconce::ops::{count_macs, cross_entropy, cross_entropy_soft};
 use sconce::train::schedule::{Constant, Schedule, Warmup};
 use sconce::train::{
     AdamW, AdamWConfig, CheckpointFolder, Clip, CsvLog, Ema, EmaConfig, Interrupt, JsonlLog, Optimizer, Outcome,
@@ -38,10 +38,14 @@ pub fn train(options: &Options, device: &Device, interrupt: &Interrupt) -> Resul
     let data = Data::open(&options.data)?;
     let classes = data.classes.len();
     let config = model::config(options, classes)?;
-    let (_, height, width) = config.input_size();
+    let (height, width) = config.input_size();
     let size = options.image_size.map_or(Size::new(width as u32, height as u32), Size::square);
     let store = ParamStore::new(options.recipe.seed, DType::F32, device);
     let model = config.build(store.vb())?;
+    // Before anything is loaded, whether the model takes this size at all.
+    let nothing = Tensor::zeros((1, 3, size.height as usize, size.width as usize), DType::F32, device)?;
+    let (scores, macs) = count_macs(|| model.forward_t(&nothing, false));
+    scores?;
     let normalize = options.augment.statistics(&data.pictures, &data.train)?;
     let idx = data.pictures.is_idx();
     let batch_size = options.recipe.batch_size.min(data.train.len());
@@ -136,6 +140,7 @@ pub fn train(options: &Options, device: &Device, interrupt: &Interrupt) -> Resul
         test: figures,
         validation: validated,
         parameters: store.count(),
+        macs,
         peak_memory: peak_memory(),
         seconds_per_epoch: progress.seconds_per_epoch(),
         epochs,

@@ -71,6 +71,7 @@ mod tests {
         let row = |model: &str, parameters, top1: &[f64]| Row {
             model: model.into(),
             parameters,
+            macs: 0,
             top1: top1.to_vec(),
             top1_mean: top1.iter().sum::<f64>() / top1.len() as f64,
             top1_half_range: 0.0,

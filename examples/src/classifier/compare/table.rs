@@ -9,6 +9,7 @@ use crate::classifier::Summary;
 pub(super) struct Row {
     pub(super) model: String,
     pub(super) parameters: usize,
+    pub(super) macs: u64,
     /// Fraction of test pictures that are right, for each seed that is done.
     pub(super) top1: Vec<f64>,
     pub(super) top1_mean: f64,
@@ -39,6 +40,7 @@ pub(super) fn rows(models: &[String], done: &[Summary]) -> Vec<Row> {
         Some(Row {
             model: model.clone(),
             parameters: first.parameters,
+            macs: first.macs,
             top1_mean: mean(&top1),
             top1_half_range: (best - worst) / 2.0,
             top5_mean: mean(&top5),
@@ -54,8 +56,8 @@ pub(super) fn rows(models: &[String], done: &[Summary]) -> Vec<Row> {
 /// The table for a page of results.
 pub(super) fn markdown(rows: &[Row], seeds: usize) -> String {
     let mut text = String::from(
-        "| model | parameters | top-1 (%) | seeds (%) | top-5 (%) | peak memory (MiB) | s / epoch |\n\
-         | --- | ---: | ---: | --- | ---: | ---: | ---: |\n",
+        "| model | parameters | MMACs | top-1 (%) | seeds (%) | top-5 (%) | peak memory (MiB) | s / epoch |\n\
+         | --- | ---: | ---: | ---: | --- | ---: | ---: | ---: |\n",
     );
     for row in rows {
         let percent = |fraction: f64| format!("{:.2}", 100.0 * fraction);
@@ -64,9 +66,10 @@ pub(super) fn markdown(rows: &[Row], seeds: usize) -> String {
         let each = row.top1.iter().map(|&top1| percent(top1)).collect::<Vec<_>>().join(", ");
         let unknown = || "unknown".to_owned();
         text += &format!(
-            "| {} | {} | {}{spread} | {each}{missing} | {} | {} | {} |\n",
+            "| {} | {} | {:.1} | {}{spread} | {each}{missing} | {} | {} | {} |\n",
             row.model,
             grouped(row.parameters),
+            row.macs as f64 / 1e6,
             percent(row.top1_mean),
             percent(row.top5_mean),
             row.peak_memory.map_or_else(unknown, |bytes| grouped((bytes >> 20) as usize)),
@@ -103,6 +106,7 @@ mod tests {
         let row = Row {
             model: "m".into(),
             parameters: 1_345_994,
+            macs: 1_660_000_000,
             top1: vec![0.9, 0.91],
             top1_mean: 0.905,
             top1_half_range: 0.005,
@@ -113,6 +117,6 @@ mod tests {
         };
         let text = markdown(&[row], 3);
         let last = text.lines().last().unwrap();
-        assert_eq!(last, "| m | 1,345,994 | 90.50 ± 0.50 | 90.00, 91.00 (2 of 3) | 100.00 | 300 | 12.3 |");
+        assert_eq!(last, "| m | 1,345,994 | 1660.0 | 90.50 ± 0.50 | 90.00, 91.00 (2 of 3) | 100.00 | 300 | 12.3 |");
     }
 }
