@@ -3,6 +3,7 @@
 //! `SCONCE_GOLDEN_DIR=DIR cargo test -p sconce-tests --test goldens` runs every case in `DIR`; without the variable
 //! the small tier in `tests/golden` runs.
 
+mod bvit;
 mod clip;
 mod clip_preprocess;
 mod clip_tokenizer;
@@ -22,6 +23,7 @@ use sconce_tests::golden::{Case, Run, discover, folder, small_tier};
 
 /// The systems that this library has. Add a line and a module to teach the harness another one.
 const SYSTEMS: &[(&str, Run)] = &[
+    ("bvit", bvit::run),
     ("clip", clip::run),
     ("clip_preprocess", clip_preprocess::run),
     ("clip_tokenizer", clip_tokenizer::run),

@@ -205,20 +205,23 @@ fn block_taps(
     let normed = block.norm2.forward(&xs)?;
     tap("norm2.in", &xs);
     tap("norm2.out", &normed);
-    mlp_taps(&block.mlp, &normed, train, &mut tap)?;
+    taps.extend(mlp_taps(&block.mlp, &normed, train)?.map(|(name, tensor)| (name.into(), tensor)));
     Ok(taps)
 }
 
-/// What hooks see of an MLP, whose first layer and activation are one here.
-pub(crate) fn mlp_taps(mlp: &Mlp, xs: &Tensor, train: bool, mut tap: impl FnMut(&str, &Tensor)) -> Result<()> {
+/// What hooks see of an MLP, whose first layer and activation are one here; the output comes last.
+pub(crate) fn mlp_taps(mlp: &Mlp, xs: &Tensor, train: bool) -> Result<[(&'static str, Tensor); 8]> {
     let before = Linear { activation: None, ..mlp.fc1.clone() }.forward(xs)?;
     let after = mlp.fc1.forward(xs)?;
     let ys = mlp.forward_t(xs, train)?;
-    for (name, tensor) in [("in", xs), ("fc1.in", xs), ("fc1.out", &before), ("act.in", &before), ("act.out", &after)] {
-        tap(&format!("mlp.{name}"), tensor);
-    }
-    for (name, tensor) in [("fc2.in", &after), ("fc2.out", &ys), ("out", &ys)] {
-        tap(&format!("mlp.{name}"), tensor);
-    }
-    Ok(())
+    Ok([
+        ("mlp.in", xs.clone()),
+        ("mlp.fc1.in", xs.clone()),
+        ("mlp.fc1.out", before.clone()),
+        ("mlp.act.in", before),
+        ("mlp.act.out", after.clone()),
+        ("mlp.fc2.in", after),
+        ("mlp.fc2.out", ys.clone()),
+        ("mlp.out", ys),
+    ])
 }

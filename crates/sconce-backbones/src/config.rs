@@ -67,6 +67,8 @@ macro_rules! families {
 }
 
 families! {
+    /// BViT.
+    Bvit(bvit),
     /// ConvMixer.
     Convmixer(convmixer),
     /// CSWin.

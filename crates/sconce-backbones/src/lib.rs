@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | [`vit`] | ViT, DeiT, DINO | `arXiv:2010.11929`, `arXiv:2012.12877`, `arXiv:2104.14294` |
 //! | [`convmixer`] | ConvMixer | `arXiv:2201.09792` |
+//! | [`bvit`] | BViT | `arXiv:2202.06268` |
 //! | [`swin`] | Swin | `arXiv:2103.14030` |
 //! | [`efficientnet_lite`] | EfficientNet-Lite | `arXiv:1905.11946` |
 //! | [`cswin`] | CSWin | `arXiv:2107.00652` |
@@ -29,6 +30,7 @@
 //! [timm]: https://github.com/huggingface/pytorch-image-models
 
 mod backbone;
+pub mod bvit;
 mod config;
 pub mod convmixer;
 pub mod cswin;
@@ -45,6 +47,7 @@ pub mod uniformer;
 pub mod vit;
 
 pub use backbone::{Backbone, FeatureInfo, Intermediates};
+pub use bvit::BViT;
 pub use config::BackboneConfig;
 pub use convmixer::ConvMixer;
 pub use cswin::CSWinTransformer;

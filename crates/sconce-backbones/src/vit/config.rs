@@ -208,6 +208,12 @@ impl Config {
         Self::dino(768, 12, 8)
     }
 
+    /// A small model of our own making for pictures of 32 x 32 pixels: 192 channels, 4 blocks, 3 heads, patches of 4 x 4
+    /// pixels, 10 classes.
+    pub fn vit_tiny_patch4_32() -> Self {
+        Self { img_size: [32, 32], num_classes: 10, pos_resample: PosResample::Timm, ..Self::vit(192, 4, 3, 4) }
+    }
+
     /// A ViT for tests: 32 x 32 pixels, 32 channels, 2 blocks, 10 classes.
     pub fn test_vit() -> Self {
         Self { img_size: [32, 32], num_classes: 10, pos_resample: PosResample::Timm, ..Self::vit(32, 2, 2, 8) }

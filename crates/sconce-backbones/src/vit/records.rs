@@ -42,6 +42,7 @@ pub(crate) fn models() -> Vec<Pretrained> {
         dino.model("dino_vits8", V::dino_vits8(), 21_670_272),
         dino.model("dino_vitb16", V::dino_vitb16(), 85_798_656),
         dino.model("dino_vitb8", V::dino_vitb8(), 85_807_872),
+        vit.test("vit_tiny_patch4_32", V::vit_tiny_patch4_32()),
         vit.test("test_vit", V::test_vit()),
         vit.test("test_vit_avg", V::test_vit_avg()),
         deit.test("test_deit_distilled", V::test_deit_distilled()),
