@@ -91,7 +91,7 @@ pub(crate) fn forward(model: &dyn Backbone, io: &Tensors, xs: &Tensor, train: bo
 pub(crate) struct Traced {
     pub(crate) model: CSWinTransformer,
     /// Of all blocks in order.
-    mixers: Vec<CrossShapedAttention>,
+    pub(crate) mixers: Vec<CrossShapedAttention>,
     /// Of all blocks in order, where they have one.
     pub(crate) contents: Vec<Option<BilateralAttention>>,
 }

@@ -4,6 +4,7 @@
 //! the small tier in `tests/golden` runs.
 
 mod bvit;
+mod boat;
 mod clip;
 mod clip_preprocess;
 mod clip_tokenizer;
@@ -24,6 +25,7 @@ use sconce_tests::golden::{Case, Run, discover, folder, small_tier};
 /// The systems that this library has. Add a line and a module to teach the harness another one.
 const SYSTEMS: &[(&str, Run)] = &[
     ("bvit", bvit::run),
+    ("boat", boat::run),
     ("clip", clip::run),
     ("clip_preprocess", clip_preprocess::run),
     ("clip_tokenizer", clip_tokenizer::run),

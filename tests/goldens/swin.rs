@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{Module, ModuleT, Tensor};
 use sconce::attention::{TokenLayout, TokenMixer, WindowAttention, WindowFit};
-use sconce::backbones::swin::{Block, Config, TimmKeys};
+use sconce::backbones::swin::{Block, Config, Content, TimmKeys};
 use sconce::backbones::{Backbone, SwinTransformer};
 use sconce::nn::{Linear, Mlp, VarBuilder};
 use sconce_tests::golden::{Case, Result, Tensors};
@@ -31,7 +31,7 @@ pub(crate) fn run(case: &Case) -> Result<()> {
 /// The part of the official code's and of timm's arguments that the library has; any other fails the case with its name.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Arguments {
+pub(crate) struct Arguments {
     img_size: Option<Side>,
     patch_size: Option<usize>,
     in_chans: Option<usize>,
@@ -62,7 +62,7 @@ struct Arguments {
 }
 
 impl Arguments {
-    fn build(self, timm: bool, train: bool) -> Result<Config> {
+    pub(crate) fn build(self, timm: bool, train: bool) -> Result<Config> {
         // Both codes have stochastic depth by default, which nothing can be compared with in training.
         let drops = [self.drop_rate, self.proj_drop_rate, self.attn_drop_rate, self.drop_path_rate.or(Some(0.1))];
         if train && drops.iter().any(|rate| rate.is_some_and(|rate| rate != 0.0)) {
@@ -91,7 +91,7 @@ impl Arguments {
 }
 
 /// Outputs of rank 3 or 4 are the tokens, in timm on their map.
-fn forward(model: &SwinTransformer, io: &Tensors, input: &Tensor, train: bool) -> Result<Vec<Tensor>> {
+pub(crate) fn forward(model: &SwinTransformer, io: &Tensors, input: &Tensor, train: bool) -> Result<Vec<Tensor>> {
     Ok(vec![match io.get("output")?.dims() {
         [_, _, _] => model.forward_features(input, train)?,
         shape @ [_, _, _, _] => model.forward_features(input, train)?.reshape(shape)?,
@@ -100,9 +100,9 @@ fn forward(model: &SwinTransformer, io: &Tensors, input: &Tensor, train: bool) -
 }
 
 /// A model with a hold on its mixers, whose windows hooks would see.
-struct Traced {
-    model: SwinTransformer,
-    mixers: Vec<Arc<WindowAttention>>,
+pub(crate) struct Traced {
+    pub(crate) model: SwinTransformer,
+    pub(crate) mixers: Vec<Arc<WindowAttention>>,
 }
 
 impl Traced {
@@ -118,7 +118,7 @@ impl Traced {
 
     /// Everything that a forward hook could see, under the names of the modules. In timm tokens keep the shape of their
     /// map, and a stage starts with the merging that ends the one before it in the official code.
-    fn trace(&self, input: &Tensor, train: bool, timm: bool) -> Result<Taps> {
+    pub(crate) fn trace(&self, input: &Tensor, train: bool, timm: bool) -> Result<Taps> {
         let model = &self.model;
         let mut taps = Taps::new();
         let shaped = |xs: &Tensor, layout: TokenLayout| match timm {
@@ -201,7 +201,16 @@ fn block_taps(
     for name in ["attn.out", "attn.proj.out"] {
         tap(name, &mixed);
     }
-    let xs = (xs + mixer.forward_layout(&normed, layout, train)?)?;
+    let mut xs = (xs + mixer.forward_layout(&normed, layout, train)?)?;
+    if let Some(Content { norm4, attn_c }) = &block.content {
+        let normed = norm4.forward(&xs)?;
+        let mixed = attn_c.forward_layout(&normed, layout, train)?;
+        for (name, tensor) in [("norm4.in", &xs), ("norm4.out", &normed), ("attnC.in", &normed), ("attnC.out", &mixed)]
+        {
+            tap(name, tensor);
+        }
+        xs = (xs + mixed)?;
+    }
     let normed = block.norm2.forward(&xs)?;
     tap("norm2.in", &xs);
     tap("norm2.out", &normed);

@@ -69,6 +69,8 @@ macro_rules! families {
 families! {
     /// BViT.
     Bvit(bvit),
+    /// BOAT-Swin, BOAT-CSWin.
+    Boat(boat),
     /// ConvMixer.
     Convmixer(convmixer),
     /// CSWin.

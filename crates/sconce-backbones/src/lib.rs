@@ -8,6 +8,7 @@
 //! | [`swin`] | Swin | `arXiv:2103.14030` |
 //! | [`efficientnet_lite`] | EfficientNet-Lite | `arXiv:1905.11946` |
 //! | [`cswin`] | CSWin | `arXiv:2107.00652` |
+//! | [`boat`] | BOAT-Swin, BOAT-CSWin | `arXiv:2201.13027` |
 //! | [`resnet`] | ResNet, ResNeXt, Wide ResNet | `arXiv:1512.03385`, `arXiv:1611.05431`, `arXiv:1605.07146` |
 //! | [`uniformer`] | UniFormer: pictures, clips, dense prediction | `arXiv:2201.09450`, `arXiv:2201.04676` |
 //!
@@ -31,6 +32,7 @@
 
 mod backbone;
 pub mod bvit;
+pub mod boat;
 mod config;
 pub mod convmixer;
 pub mod cswin;
@@ -48,6 +50,7 @@ pub mod vit;
 
 pub use backbone::{Backbone, FeatureInfo, Intermediates};
 pub use bvit::BViT;
+pub use boat::BoatTransformer;
 pub use config::BackboneConfig;
 pub use convmixer::ConvMixer;
 pub use cswin::CSWinTransformer;
