@@ -36,7 +36,7 @@ fn mask(order: &Tensor, leaf: usize, overlap: usize) -> Tensor {
     for (row, order) in order.iter().flatten().enumerate() {
         for place in 0..n {
             let own = place / leaf;
-            let next = own % 2 == 0;
+            let next = own.is_multiple_of(2);
             let visible = (0..n).filter(|other| {
                 let (index, at) = (other / leaf, other % leaf);
                 let borrowed = if next { at < overlap } else { at >= leaf - overlap };

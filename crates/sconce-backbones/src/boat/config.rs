@@ -133,7 +133,12 @@ impl Config {
     /// Whether the block that `spec` tells of has attention among similar tokens.
     pub fn has_content(&self, spec: &MixerSpec) -> bool {
         match &self.host {
-            HostConfig::Swin(host) => host.window_attention(spec).shift.iter().any(|shift| *shift > 0),
+            HostConfig::Swin(host) => {
+                let window = host.window_attention(spec);
+                let map = [spec.layout.height, spec.layout.width];
+                let (_, shift) = window.fit.apply(window.window, window.shift, map);
+                shift != [0, 0]
+            }
             HostConfig::Cswin(_) => spec.stage_block.is_multiple_of(2),
         }
     }
