@@ -10,14 +10,14 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use rayon::prelude::*;
 use sconce::candle::{DType, Device, Tensor};
 use sconce::clip::zero_shot::{DRAWINGS, PHOTO};
 use sconce::clip::{Bundle, ZeroShotClassifier, retrieve};
-use sconce::data::{Picture, ReadReport, image_files};
+use sconce::data::{Picture, image_files};
 use sconce_examples::contact_sheet::{self, Tile};
 use sconce_examples::emoji::{self, Emoji, TEST_DOMAIN};
 use sconce_examples::evaluate::{Figures, evaluate};
+use sconce_examples::pictures::{self, shown, warn};
 use sconce_examples::{Error, write_json};
 use serde_json::{Map, Value, json};
 
@@ -152,7 +152,7 @@ fn own_pictures(arguments: &Arguments, bundle: &Bundle, folder: &Path) -> Result
         return Err(Error::new("say what to look for: --classes a,b,c or --query TEXT").into());
     }
     let files = image_files(folder)?;
-    let (files, pictures) = open(&files)?;
+    let (files, pictures) = pictures::open(&files)?;
     println!("pictures  {} in {}", files.len(), folder.display());
     let images = embed(bundle, &pictures)?;
     let names: Vec<String> = files.iter().map(|file| shown(file.strip_prefix(folder).unwrap_or(file))).collect();
@@ -166,27 +166,6 @@ fn own_pictures(arguments: &Arguments, bundle: &Bundle, folder: &Path) -> Result
         figures.insert("query".into(), json!({ "text": query, "best": best }));
     }
     Ok(figures)
-}
-
-/// Decodes in parallel; broken pictures are left out and named.
-fn open(files: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<Picture>), Failure> {
-    let opened: Vec<_> = files.par_iter().map(Picture::open).collect();
-    let mut report = ReadReport::default();
-    let (mut paths, mut pictures) = (Vec::new(), Vec::new());
-    for (path, picture) in files.iter().zip(opened) {
-        match picture {
-            Ok(picture) => {
-                paths.push(path.clone());
-                pictures.push(picture);
-            }
-            Err(error) => report.push(shown(path), None, error),
-        }
-    }
-    warn(&report);
-    if pictures.is_empty() {
-        return Err(Error::new("there is no picture that can be read").into());
-    }
-    Ok((paths, pictures))
 }
 
 fn classify(
@@ -262,20 +241,4 @@ fn write_sheet(arguments: &Arguments, title: &str, tiles: &[Tile]) -> Result<(),
 fn embed(bundle: &Bundle, pictures: &[Picture]) -> Result<Tensor, Failure> {
     let parts = pictures.chunks(BATCH).map(|batch| bundle.embed_pictures(batch)).collect::<Result<Vec<_>, _>>()?;
     Ok(Tensor::cat(&parts, 0)?)
-}
-
-fn warn(report: &ReadReport) {
-    if !report.is_empty() {
-        eprintln!("skipped:\n{report}");
-    }
-}
-
-/// A path as a person would type it from here.
-fn shown(path: &Path) -> String {
-    let here = std::env::current_dir().and_then(|folder| folder.canonicalize());
-    let whole = path.canonicalize();
-    match (&here, &whole) {
-        (Ok(here), Ok(whole)) => whole.strip_prefix(here).unwrap_or(path).display().to_string(),
-        _ => path.display().to_string(),
-    }
 }

@@ -4,6 +4,8 @@ pub mod classifier;
 pub mod contact_sheet;
 pub mod emoji;
 pub mod evaluate;
+pub mod numbers;
+pub mod pictures;
 pub mod pretrain;
 
 /// What went wrong, for the person who ran the example.
