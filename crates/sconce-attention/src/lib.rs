@@ -24,6 +24,21 @@ mod window;
 pub use bilateral::{BilateralAttention, BilateralConfig, ClusterOptions, balanced_clusters};
 pub use broad::{BroadConnection, broad_attention, broad_features};
 pub use cross_shaped::{CrossShapedAttention, CrossShapedConfig, LepeAttention, Stripes};
+//! | [`CrossAttention`] | queries times keys | Vaswani et al. 2017 |
+//! | [`EluAttention`](linear::EluAttention) | linear | Katharopoulos et al. 2020 |
+//! | [`PerformerAttention`](linear::PerformerAttention) | linear | Choromanski et al. 2021 |
+//! | [`EfficientAttention`](linear::EfficientAttention) | linear | Shen et al. 2021 |
+//! | [`ImageLinearAttention`](linear::ImageLinearAttention) | linear | Shen et al. 2021 |
+//! | [`NystromAttention`](linear::NystromAttention) | linear | Xiong et al. 2021 |
+
+mod cross;
+mod global;
+pub mod linear;
+mod mixer;
+#[cfg(test)]
+mod testing;
+
+pub use cross::{CrossAttention, CrossAttentionConfig};
 pub use global::{GlobalAttention, GlobalAttentionConfig, QkvProjection};
 pub use mixer::{MixerSpec, Qkv, TokenLayout, TokenMixer};
 pub use window::{WindowAttention, WindowAttentionConfig, WindowFit, Windows, bias_table_hook, resample_bias_table};
