@@ -11,7 +11,9 @@ mod clip_tokenizer;
 mod common;
 mod convmixer;
 mod cswin;
+mod cxv;
 mod dino;
+mod linear_attention;
 mod model;
 mod norm_eps;
 mod resnet;
@@ -32,7 +34,9 @@ const SYSTEMS: &[(&str, Run)] = &[
     ("common", common::run),
     ("convmixer", convmixer::run),
     ("cswin", cswin::run),
+    ("cxv", cxv::run),
     ("dino", dino::run),
+    ("linear_attention", linear_attention::run),
     ("norm_eps", norm_eps::run),
     ("resnet", resnet::run),
     ("swin", swin::run),

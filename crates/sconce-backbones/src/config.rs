@@ -75,6 +75,8 @@ families! {
     Convmixer(convmixer),
     /// CSWin.
     Cswin(cswin),
+    /// CLTV, CNV, CPV.
+    Cxv(cxv),
     /// EfficientNet-Lite.
     EfficientnetLite(efficientnet_lite),
     /// ResNet, ResNeXt, Wide ResNet.

@@ -9,6 +9,7 @@
 //! | [`efficientnet_lite`] | EfficientNet-Lite | `arXiv:1905.11946` |
 //! | [`cswin`] | CSWin | `arXiv:2107.00652` |
 //! | [`boat`] | BOAT-Swin, BOAT-CSWin | `arXiv:2201.13027` |
+//! | [`cxv`] | CLTV, CNV, CPV | `arXiv:2201.10271` |
 //! | [`resnet`] | ResNet, ResNeXt, Wide ResNet | `arXiv:1512.03385`, `arXiv:1611.05431`, `arXiv:1605.07146` |
 //! | [`uniformer`] | UniFormer: pictures, clips, dense prediction | `arXiv:2201.09450`, `arXiv:2201.04676` |
 //!
@@ -36,6 +37,7 @@ pub mod boat;
 mod config;
 pub mod convmixer;
 pub mod cswin;
+pub mod cxv;
 mod dino_head;
 pub mod efficientnet_lite;
 mod error;
@@ -54,6 +56,7 @@ pub use boat::BoatTransformer;
 pub use config::BackboneConfig;
 pub use convmixer::ConvMixer;
 pub use cswin::CSWinTransformer;
+pub use cxv::Cxv;
 pub use dino_head::{DinoHead, DinoHeadConfig};
 pub use efficientnet_lite::EfficientNetLite;
 pub use error::{Error, Result};

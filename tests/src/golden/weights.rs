@@ -161,7 +161,8 @@ fn known(io: &Tensors) -> Result<()> {
         let rest = name.strip_prefix("output").or_else(|| name.strip_prefix("cotangent"));
         rest.is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit()))
     };
-    let named = |name: &str| matches!(name, "input" | "grad.input" | "grad.input_f64");
+    // Masks and contexts are further inputs, which the systems that have them look for.
+    let named = |name: &str| matches!(name, "input" | "mask" | "context" | "grad.input" | "grad.input_f64");
     let tapped = |name: &str| name.starts_with("grad.param.") || name.starts_with("mid.");
     match io.iter().find(|(name, _)| !numbered(name) && !named(name) && !tapped(name)) {
         Some((name, _)) => Err(format!("nothing looks at the tensor {name}").into()),

@@ -1,12 +1,14 @@
 //! Efficient attention on maps, with convolutions in place of linear layers.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Tensor};
 use sconce_nn::{Conv2d, Module, VarBuilder, conv2d};
 use sconce_ops::ConvOptions;
 
 use super::efficient_attention;
 use super::projections::checked;
-use crate::{TokenLayout, TokenMixer};
+use crate::{TokenLayout, TokenMixer, grid};
+
+const WHAT: &str = "image attention";
 
 /// Sizes of an [`ImageLinearAttention`], named as in lucidrains' code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,8 +50,7 @@ impl ImageLinearConfig {
 /// Efficient attention between the places of a map, Shen et al. 2021 (`arXiv:1812.01243`); the mixer of CLTV. Queries, keys,
 /// values and the output come from convolutions `to_q`, `to_k`, `to_v`, `to_out`.
 ///
-/// As a [`TokenMixer`] it needs the grid: call [`forward_layout`](TokenMixer::forward_layout), with no prefix tokens.
-/// Cost in `N = H W` places: linear.
+/// As a [`TokenMixer`] it takes no prefix tokens; without a layout the tokens are a square. Cost in `N = H W` places: linear.
 ///
 /// # Shapes
 /// - input `(B, chan, H, W)`, output `(B, chan_out, H, W)`
@@ -117,16 +118,14 @@ impl ImageLinearAttention {
 }
 
 impl TokenMixer for ImageLinearAttention {
-    fn forward_t(&self, xs: &Tensor, _train: bool) -> Result<Tensor> {
-        bail!("image attention: {:?} has no grid; call `forward_layout`", xs.dims())
+    fn forward_t(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
+        self.forward_layout(xs, grid::square(WHAT, xs)?, train)
     }
 
     fn forward_layout(&self, xs: &Tensor, layout: TokenLayout, _train: bool) -> Result<Tensor> {
-        let (b, n, c) = xs.dims3()?;
-        if layout.prefix != 0 || layout.len() != n {
-            bail!("image attention: {n} tokens are not a map without prefix tokens, {layout:?}")
-        }
-        let map = xs.transpose(1, 2)?.reshape((b, c, layout.height, layout.width))?; // (B, C, H, W)
+        let (b, _, c) = xs.dims3()?;
+        let (height, width) = grid::rows_and_columns(WHAT, xs, layout)?;
+        let map = xs.transpose(1, 2)?.reshape((b, c, height, width))?; // (B, C, H, W)
         self.forward_map(&map, None)?.flatten_from(2)?.transpose(1, 2) // (B, N, C)
     }
 }

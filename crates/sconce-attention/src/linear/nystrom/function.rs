@@ -120,7 +120,8 @@ impl Parts {
             bail!("nystrom attention: {landmarks} landmarks of queries {:?} and keys {:?}", q.dims(), k.dims())
         }
         let run = n.div_ceil(landmarks);
-        let fits = |padded: &usize| padded.checked_mul(q.elem_count()).is_some_and(|size| size <= isize::MAX as usize / 8);
+        let fits =
+            |padded: &usize| padded.checked_mul(q.elem_count()).is_some_and(|size| size <= isize::MAX as usize / 8);
         let Some(padding) = landmarks.checked_mul(run).filter(fits).map(|padded| padded - n) else {
             bail!("nystrom attention: {landmarks} landmarks are too many")
         };
