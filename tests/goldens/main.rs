@@ -19,6 +19,7 @@ mod norm_eps;
 mod resnet;
 mod swin;
 mod uniformer;
+mod t2t;
 mod vit;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -41,6 +42,7 @@ const SYSTEMS: &[(&str, Run)] = &[
     ("resnet", resnet::run),
     ("swin", swin::run),
     ("uniformer", uniformer::run),
+    ("t2t", t2t::run),
     ("vit", vit::run),
 ];
 

@@ -85,6 +85,8 @@ families! {
     Swin(swin),
     /// UniFormer: pictures, clips, dense prediction.
     Uniformer(uniformer),
+    /// T2T-ViT.
+    T2t(t2t),
     /// ViT, DeiT, DINO.
     Vit(vit),
 }

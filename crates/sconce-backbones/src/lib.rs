@@ -9,6 +9,7 @@
 //! | [`efficientnet_lite`] | EfficientNet-Lite | `arXiv:1905.11946` |
 //! | [`cswin`] | CSWin | `arXiv:2107.00652` |
 //! | [`boat`] | BOAT-Swin, BOAT-CSWin | `arXiv:2201.13027` |
+//! | [`t2t`] | T2T-ViT | `arXiv:2101.11986` |
 //! | [`cxv`] | CLTV, CNV, CPV | `arXiv:2201.10271` |
 //! | [`resnet`] | ResNet, ResNeXt, Wide ResNet | `arXiv:1512.03385`, `arXiv:1611.05431`, `arXiv:1605.07146` |
 //! | [`uniformer`] | UniFormer: pictures, clips, dense prediction | `arXiv:2201.09450`, `arXiv:2201.04676` |
@@ -48,6 +49,7 @@ pub mod resnet;
 mod shapes;
 pub mod swin;
 pub mod uniformer;
+pub mod t2t;
 pub mod vit;
 
 pub use backbone::{Backbone, FeatureInfo, Intermediates};
@@ -66,4 +68,5 @@ pub use resnet::ResNet;
 pub use shapes::ShapeRecorder;
 pub use swin::SwinTransformer;
 pub use uniformer::UniFormer;
+pub use t2t::T2tVit;
 pub use vit::VisionTransformer;
