@@ -18,8 +18,8 @@ mod model;
 mod norm_eps;
 mod resnet;
 mod swin;
-mod uniformer;
 mod t2t;
+mod uniformer;
 mod vit;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -41,8 +41,8 @@ const SYSTEMS: &[(&str, Run)] = &[
     ("norm_eps", norm_eps::run),
     ("resnet", resnet::run),
     ("swin", swin::run),
-    ("uniformer", uniformer::run),
     ("t2t", t2t::run),
+    ("uniformer", uniformer::run),
     ("vit", vit::run),
 ];
 

@@ -83,10 +83,10 @@ families! {
     Resnet(resnet),
     /// Swin.
     Swin(swin),
-    /// UniFormer: pictures, clips, dense prediction.
-    Uniformer(uniformer),
     /// T2T-ViT.
     T2t(t2t),
+    /// UniFormer: pictures, clips, dense prediction.
+    Uniformer(uniformer),
     /// ViT, DeiT, DINO.
     Vit(vit),
 }

@@ -48,8 +48,8 @@ mod registry;
 pub mod resnet;
 mod shapes;
 pub mod swin;
-pub mod uniformer;
 pub mod t2t;
+pub mod uniformer;
 pub mod vit;
 
 pub use backbone::{Backbone, FeatureInfo, Intermediates};
@@ -67,6 +67,6 @@ pub use registry::{create, list_models, pretrained};
 pub use resnet::ResNet;
 pub use shapes::ShapeRecorder;
 pub use swin::SwinTransformer;
-pub use uniformer::UniFormer;
 pub use t2t::T2tVit;
+pub use uniformer::UniFormer;
 pub use vit::VisionTransformer;
