@@ -50,7 +50,7 @@ impl Cxv {
         mixer: impl Fn(&MixerSpec, VarBuilder) -> Result<Arc<dyn TokenMixer>>,
     ) -> Result<Self> {
         let Config { in_chans, emb_dim, emb_kernel, emb_stride, stem_stride, .. } = *cfg;
-        if [emb_dim, in_chans, emb_kernel, emb_stride, stem_stride].contains(&0) || emb_dim % 4 != 0 {
+        if [emb_dim, in_chans, emb_kernel, emb_stride, stem_stride].contains(&0) || !emb_dim.is_multiple_of(4) {
             bail!(
                 "cxv: no net of {emb_dim} channels (a multiple of 4), {in_chans} channels of the picture, windows of \
                  {emb_kernel}, strides {emb_stride} and {stem_stride}"

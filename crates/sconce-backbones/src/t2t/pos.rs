@@ -14,7 +14,7 @@ use sconce_nn::init::{CustomInit, Init};
 pub fn sinusoid(positions: usize, channels: usize) -> Result<Tensor> {
     let value = |p: usize, c: usize| {
         let angle = p as f64 / 10000f64.powf((c / 2 * 2) as f64 / channels as f64);
-        if c % 2 == 0 { angle.sin() } else { angle.cos() }
+        if c.is_multiple_of(2) { angle.sin() } else { angle.cos() }
     };
     let values: Vec<f64> = (0..positions).flat_map(|p| (0..channels).map(move |c| value(p, c))).collect();
     Tensor::from_vec(values, (1, positions, channels), &Device::Cpu)

@@ -85,7 +85,9 @@ impl NystromAttention {
             bail!("nystrom attention: no {} landmarks of {inner} channels", options.landmarks)
         };
         let res_conv = match residual_conv_kernel {
-            Some(taps) if taps % 2 == 0 => bail!("nystrom attention: a convolution of {taps} taps has no middle"),
+            Some(taps) if taps.is_multiple_of(2) => {
+                bail!("nystrom attention: a convolution of {taps} taps has no middle")
+            }
             Some(taps) => {
                 let around = ConvOptions { padding: [taps / 2, 0], groups: heads, ..Default::default() };
                 let conv = sconce_nn::conv2d_no_bias(heads, heads, [taps, 1], around, vb.pp("res_conv"))?;
