@@ -11,14 +11,11 @@ mod clip_tokenizer;
 mod common;
 mod convmixer;
 mod cswin;
-mod cxv;
 mod dino;
-mod linear_attention;
 mod model;
 mod norm_eps;
 mod resnet;
 mod swin;
-mod t2t;
 mod uniformer;
 mod vit;
 
@@ -35,13 +32,10 @@ const SYSTEMS: &[(&str, Run)] = &[
     ("common", common::run),
     ("convmixer", convmixer::run),
     ("cswin", cswin::run),
-    ("cxv", cxv::run),
     ("dino", dino::run),
-    ("linear_attention", linear_attention::run),
     ("norm_eps", norm_eps::run),
     ("resnet", resnet::run),
     ("swin", swin::run),
-    ("t2t", t2t::run),
     ("uniformer", uniformer::run),
     ("vit", vit::run),
 ];

@@ -44,8 +44,8 @@ pub mod transform;
 pub mod webdataset;
 
 pub use augment::{
-    ColorJitter, DinoCrops, GaussianBlur, Grayscale, HorizontalFlip, MixMode, Mixup, RandomCrop, RandomErasing,
-    RandomResizedCrop, Solarize,
+    ColorJitter, DinoCrops, ErasingMode, GaussianBlur, Grayscale, HorizontalFlip, MixMode, Mixup, RandAugment,
+    RandAugmentBins, RandomCrop, RandomErasing, RandomResizedCrop, Solarize, TrivialAugmentWide,
 };
 pub use crop::{CropOffset, center_crop, pad_to_square};
 pub use dataset::{Dataset, InMemory, Map, Subset};

@@ -4,8 +4,8 @@ use image::{Rgb, RgbImage};
 use sconce_data::augment::{adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, gaussian_blur};
 use sconce_data::transform::{CLIP, HALF, IMAGENET};
 use sconce_data::{
-    ColorJitter, Compose, DinoCrops, Error, Filter, GaussianBlur, Generator, Grayscale, HorizontalFlip, Normalize,
-    Pipeline, RandomApply, RandomCrop, RandomErasing, RandomResizedCrop, Size, Solarize, Transform,
+    ColorJitter, Compose, DinoCrops, ErasingMode, Error, Filter, GaussianBlur, Generator, Grayscale, HorizontalFlip,
+    Normalize, Pipeline, RandomApply, RandomCrop, RandomErasing, RandomResizedCrop, Size, Solarize, Transform,
 };
 
 fn image(width: u32, height: u32) -> RgbImage {
@@ -114,6 +114,33 @@ fn random_crops_with_padding_reach_every_place() {
     assert_eq!(seen.len(), 25, "offsets -2 to 2 in both directions");
     let large = RandomCrop { size: Size::square(9), ..crop };
     assert!(matches!(large.apply(source, &generator), Err(Error::Invalid { argument: "crop", .. })));
+}
+
+#[test]
+fn erasing_can_put_noise_in_several_rectangles() {
+    let erased = |mode, count| {
+        let erasing = RandomErasing { probability: 1.0, mode, count, ..Default::default() };
+        let mut planes = vec![9f32; 3 * 40 * 50];
+        erasing.apply(&mut planes, Size::new(50, 40), &Generator::new(4));
+        planes
+    };
+    let different = |values: &[f32]| {
+        let mut found: Vec<u32> = values.iter().filter(|v| **v != 9.0).map(|v| v.to_bits()).collect();
+        found.sort_unstable();
+        found.dedup();
+        found.len()
+    };
+    let pixels = erased(ErasingMode::Pixel, [1, 1]);
+    let noise: Vec<f64> = pixels.iter().filter(|v| **v != 9.0).map(|v| f64::from(*v)).collect();
+    assert_eq!(different(&pixels), noise.len());
+    let mean = noise.iter().sum::<f64>() / noise.len() as f64;
+    let variance = noise.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / noise.len() as f64;
+    assert!(mean.abs() < 0.2 && (variance - 1.0).abs() < 0.3, "{mean} {variance}");
+    let channels = erased(ErasingMode::Channel, [1, 1]);
+    assert!(channels.chunks(2000).all(|plane| different(plane) == 1));
+    assert_eq!(different(&channels), 3);
+    let many = erased(ErasingMode::Channel, [4, 4]);
+    assert!((9..=12).contains(&different(&many)), "{}", different(&many));
 }
 
 #[test]

@@ -125,6 +125,11 @@ impl Generator {
         unit(self.next_u64())
     }
 
+    /// Normal with mean 0 and standard deviation 1.
+    pub fn gaussian(&self) -> f64 {
+        gaussian(self.next_u64())
+    }
+
     /// Uniform in `0..n`, without bias; 0 when `n` is 0.
     pub fn index(&self, n: usize) -> usize {
         let n = n as u64;
@@ -171,12 +176,7 @@ impl Generator {
         device: &Device,
     ) -> Result<Tensor> {
         check_normal("normal", mean, std)?;
-        self.fill("normal", shape, dtype, device, |bits| {
-            // Box and Muller, one number from each 64 bits: 40 for the radius, which sets how far tails reach, 24 for the angle.
-            let radius = ((bits >> 24) as f64 + 0.5) * 2f64.powi(-40);
-            let angle = (bits & 0xff_ffff) as f64 * (std::f64::consts::TAU / 16_777_216.);
-            mean + std * (-2. * radius.ln()).sqrt() * angle.cos()
-        })
+        self.fill("normal", shape, dtype, device, |bits| mean + std * gaussian(bits))
     }
 
     /// Normal with this mean and standard deviation, cut to `[lo, hi]`: absolute limits, not multiples of `std`.
@@ -267,6 +267,13 @@ fn check_normal(op: &'static str, mean: f64, std: f64) -> Result<()> {
         true => Ok(()),
         false => Err(range(op, format!("mean {mean}, std {std}"))),
     }
+}
+
+/// Box and Muller, one number from each 64 bits: 40 for the radius, which sets how far tails reach, 24 for the angle.
+fn gaussian(bits: u64) -> f64 {
+    let radius = ((bits >> 24) as f64 + 0.5) * 2f64.powi(-40);
+    let angle = (bits & 0xff_ffff) as f64 * (std::f64::consts::TAU / 16_777_216.);
+    (-2. * radius.ln()).sqrt() * angle.cos()
 }
 
 fn unit(bits: u64) -> f64 {
@@ -423,6 +430,10 @@ mod tests {
         assert!((mean - 1.).abs() < 0.02 && (std - 4. / 12f64.sqrt()).abs() < 0.02);
         let (mean, std) = moments(&values(g.normal(2., 3., n, DType::F64, &dev)));
         assert!((mean - 2.).abs() < 0.05 && (std - 3.).abs() < 0.05);
+        let state = g.state();
+        let alone: Vec<f64> = (0..5).map(|_| g.gaussian()).collect();
+        let tensor = Generator::from_state(state).normal(0., 1., 5, DType::F64, &dev);
+        assert_eq!(alone, values(tensor));
         let (mean, _) = moments(&values(g.bernoulli(0.3, n, DType::F64, &dev)));
         assert!((mean - 0.3).abs() < 0.01);
         // Cut at one standard deviation: the variance is 1 - 2 phi(1) / (2 Phi(1) - 1).

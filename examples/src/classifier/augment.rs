@@ -2,14 +2,17 @@
 
 use clap::{Args, ValueEnum};
 use image::RgbImage;
+use sconce::data::augment::Warp;
 use sconce::data::transform::{HALF, IMAGENET};
 use sconce::data::{
-    Compose, CropOffset, Dataset, Filter, Generator, HorizontalFlip, MixMode, Mixup, Normalize, Pipeline, RandomCrop,
-    RandomErasing, RandomResizedCrop, Result as DataResult, Size, Transform, center_crop, resize,
+    Compose, CropOffset, Dataset, ErasingMode, Filter, Generator, HorizontalFlip, MixMode, Mixup, Normalize, Pipeline,
+    RandAugment, RandAugmentBins, RandomCrop, RandomErasing, RandomResizedCrop, Result as DataResult, Size, Transform,
+    TrivialAugmentWide, center_crop, resize,
 };
 use serde::{Deserialize, Serialize};
 
 use super::data::Labelled;
+use crate::Error;
 
 /// How pictures are changed in training, and how they are brought to the model's size.
 #[derive(Debug, Clone, PartialEq, Args, Serialize, Deserialize)]
@@ -29,9 +32,22 @@ pub struct AugmentOptions {
     /// Mirror half of the pictures left to right.
     #[arg(long)]
     pub flip: bool,
-    /// Probability of erasing a rectangle.
+    /// Automatic augmentation: timm's words (rand-m9-mstd0.5-inc1), torchvision's randaugment or randaugment-2-9 (operations,
+    /// strength of 31), or trivial (TrivialAugmentWide).
+    #[arg(long, value_name = "POLICY")]
+    #[serde(default)]
+    pub auto_augment: Option<String>,
+    /// Probability of erasing rectangles.
     #[arg(long, default_value_t = 0.0)]
     pub erasing: f64,
+    /// What is put in their place.
+    #[arg(long, value_enum, default_value_t = Erased::Zero)]
+    #[serde(default)]
+    pub erasing_mode: Erased,
+    /// Most rectangles.
+    #[arg(long, default_value_t = 1)]
+    #[serde(default = "one")]
+    pub erasing_count: usize,
     /// Parameter of mixup; 0 for none.
     #[arg(long, default_value_t = 0.0)]
     pub mixup: f64,
@@ -69,6 +85,23 @@ pub enum Statistics {
     Imagenet,
     /// 0.5 and 0.5: values from -1 to 1.
     Half,
+}
+
+/// [`ErasingMode`] on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Erased {
+    /// The mean colour.
+    #[default]
+    Zero,
+    /// A random colour.
+    Channel,
+    /// Noise.
+    Pixel,
+}
+
+fn one() -> usize {
+    1
 }
 
 /// [`MixMode`] on the command line.
@@ -120,9 +153,37 @@ impl AugmentOptions {
         Frame { size, fit }
     }
 
+    /// The automatic augmentation, if there is one; `fill` is the colour that warps uncover.
+    fn policy(&self, fill: [u8; 3]) -> Result<Option<Box<dyn Transform>>, Error> {
+        let Some(text) = &self.auto_augment else {
+            return Ok(None);
+        };
+        let wrong = || {
+            let known = "rand-m9-mstd0.5-inc1 and its like, randaugment, randaugment-OPERATIONS-STRENGTH, trivial";
+            Error::new(format!("--auto-augment {text}: there are {known}"))
+        };
+        let warp = Warp { fill, ..Default::default() };
+        if text == "trivial" {
+            return Ok(Some(Box::new(TrivialAugmentWide { warp, ..Default::default() })));
+        }
+        if let Some(numbers) = text.strip_prefix("randaugment") {
+            let mut policy = RandAugmentBins { warp, ..Default::default() };
+            if !numbers.is_empty() {
+                let (ops, strength) = numbers.strip_prefix('-').and_then(|n| n.split_once('-')).ok_or_else(wrong)?;
+                policy.num_ops = ops.parse().map_err(|_| wrong())?;
+                policy.magnitude = strength.parse().map_err(|_| wrong())?;
+            }
+            return Ok(Some(Box::new(policy)));
+        }
+        let policy: RandAugment = text.parse().map_err(|error| Error::new(format!("{}: {error}", wrong())))?;
+        Ok(Some(Box::new(RandAugment { fill, ..policy })))
+    }
+
     /// What happens to a picture in training.
-    #[must_use]
-    pub fn training(&self, size: Size, idx: bool, normalize: Normalize) -> Pipeline {
+    ///
+    /// # Errors
+    /// Words for an automatic augmentation that there is not.
+    pub fn training(&self, size: Size, idx: bool, normalize: Normalize) -> Result<Pipeline, Error> {
         let mut transforms = match self.random_resized_crop {
             Some(least) => {
                 let crop = RandomResizedCrop { size, ..RandomResizedCrop::new(1, Filter::Bicubic) };
@@ -136,8 +197,21 @@ impl AugmentOptions {
         if self.flip {
             transforms = transforms.then(HorizontalFlip::default());
         }
-        let erasing = RandomErasing { probability: self.erasing, ..Default::default() };
-        Pipeline { erasing: (self.erasing > 0.0).then_some(erasing), ..Pipeline::new(transforms, normalize) }
+        let mean = normalize.mean.map(|mean| (255.0 * mean).round() as u8);
+        if let Some(policy) = self.policy(mean)? {
+            transforms = transforms.then(policy);
+        }
+        let erasing = RandomErasing {
+            probability: self.erasing,
+            mode: match self.erasing_mode {
+                Erased::Zero => ErasingMode::Zero,
+                Erased::Channel => ErasingMode::Channel,
+                Erased::Pixel => ErasingMode::Pixel,
+            },
+            count: [1, self.erasing_count],
+            ..Default::default()
+        };
+        Ok(Pipeline { erasing: (self.erasing > 0.0).then_some(erasing), ..Pipeline::new(transforms, normalize) })
     }
 
     /// What happens to a picture in evaluation.

@@ -56,7 +56,7 @@ fn a_few_epochs_teach_a_small_model() {
 #[test]
 fn a_stopped_training_continues_to_the_same_bits() {
     let recipe = "--model test_vit_avg --limit 96 --batch-size 32 --epochs 3 --warmup 1 --crop-padding 4 --mixup 0.8 \
-                  --cutmix 1 --erasing 0.5 --ema 0.9 --validation 0.1 --layer-decay 0.8";
+                  --cutmix 1 --erasing 0.5 --erasing-mode pixel --auto-augment rand-m9-mstd0.5-inc1 --ema 0.9 --validation 0.1 --layer-decay 0.8";
     let whole = tempfile::tempdir().unwrap();
     run(whole.path(), recipe).unwrap();
     let parts = tempfile::tempdir().unwrap();
@@ -106,7 +106,7 @@ fn shards_and_folders_of_pictures_train_too() {
         out.path(),
         &format!(
             "--model test_resnet_basic --image-size 24 --data {} --test {} --label-key category --limit 64 --batch-size 32 \
-             --epochs 1 --random-resized-crop 0.5",
+             --epochs 1 --random-resized-crop 0.5 --auto-augment trivial",
             train_shard.display(),
             test_shard.display()
         ),
@@ -125,7 +125,7 @@ fn shards_and_folders_of_pictures_train_too() {
         }
     }
     let recipe = format!(
-        "--model test_resnet_basic --data {} --holdout 0.25 --batch-size 4 --epochs 3 --lr 0.01 --normalize half",
+        "--model test_resnet_basic --data {} --holdout 0.25 --batch-size 4 --epochs 3 --lr 0.01 --normalize half --auto-augment randaugment-1-2",
         folder.path().display()
     );
     let summary = run(out.path(), &recipe).unwrap();
@@ -159,6 +159,9 @@ fn bad_input_is_named() {
     assert!(error("--model test_vit --schedule dual").contains("--validation"));
     assert!(error("--model test_vit --num-classes 5").contains("there are 5 classes"));
     assert!(error("--model test_vit --validation 1.5").contains("1.5"));
+    assert!(error("--model test_vit --auto-augment random").contains("--auto-augment random"));
+    assert!(error("--model test_vit --auto-augment randaugment-2").contains("randaugment-OPERATIONS-STRENGTH"));
+    assert!(error("--model test_vit --epochs 1 --limit 32 --auto-augment randaugment-2-31").contains("magnitude"));
     assert!(error("--model test_vit --epochs 0").contains("--epochs"));
     assert!(error("--model test_vit --epochs 1 --limit 32 --mixup=-1").contains("mixup_alpha"));
 

@@ -58,7 +58,7 @@ pub fn train(options: &Options, device: &Device, interrupt: &Interrupt) -> Resul
         ..Default::default()
     };
     let watching = LoaderOptions { batch_size, workers: options.run.workers, ..Default::default() };
-    let augmented = options.augment.training(size, idx, normalize);
+    let augmented = options.augment.training(size, idx, normalize)?;
     let batches = loader(&data.pictures, &data.train, augmented, training)?;
     let plain = || options.augment.evaluation(size, idx, normalize);
     let validation = loader(&data.pictures, &data.validation, plain(), watching.clone())?;
@@ -213,7 +213,10 @@ impl<'a> Session<'a> {
         };
         let folder = self.checkpoints.path().display();
         let own = serde_json::to_value(self.options)?;
+        // Through the type, so that options which are newer than the checkpoint have their defaults.
         let theirs = state.metadata.get(OPTIONS).cloned().unwrap_or_default();
+        let theirs: Options = serde_json::from_value(theirs).map_err(|e| Error::new(format!("{folder}: {e}")))?;
+        let theirs = serde_json::to_value(theirs)?;
         if own != theirs {
             let differing = own.as_object().into_iter().flatten().find(|(key, value)| theirs.get(key) != Some(value));
             let what = differing.map_or("options".into(), |(key, value)| {

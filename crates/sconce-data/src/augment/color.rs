@@ -10,7 +10,7 @@ fn luma([r, g, b]: [u8; 3]) -> u8 {
 }
 
 /// Pillow's `blend`: `from + factor * (to - from)` in `f32`, clamped and cut to an integer.
-fn blend(from: u8, to: u8, factor: f32) -> u8 {
+pub(super) fn blend(from: u8, to: u8, factor: f32) -> u8 {
     // A cast from float clamps and cuts.
     (f32::from(from) + factor * f32::from(i16::from(to) - i16::from(from))) as u8
 }
