@@ -125,7 +125,7 @@ fn shards_and_folders_of_pictures_train_too() {
         }
     }
     let recipe = format!(
-        "--model test_resnet_basic --data {} --holdout 0.25 --batch-size 4 --epochs 3 --lr 0.01 --normalize half --auto-augment randaugment-1-2",
+        "--model test_resnet_basic --data {} --holdout 0.25 --batch-size 4 --epochs 3 --lr 0.01 --normalize half",
         folder.path().display()
     );
     let summary = run(out.path(), &recipe).unwrap();
@@ -139,8 +139,7 @@ fn shards_and_folders_of_pictures_train_too() {
 #[test]
 fn options_of_the_model_are_replaced_and_checked() {
     let out = tempfile::tempdir().unwrap();
-    let recipe =
-        "--model test_vit --limit 32 --epochs 1 --set depth=1 --set mlp_ratio=2.0 --drop-path 0.2 --image-size 24";
+    let recipe = "--model test_vit --limit 32 --epochs 1 --set depth=1 --set mlp_ratio=2.0 --drop-path 0.2 --image-size 24 --auto-augment randaugment-1-2";
     let small = run(out.path(), recipe).unwrap();
     let plain = run(out.path(), "--model test_vit --limit 32 --epochs 1").unwrap();
     assert!(small.parameters < plain.parameters && 0 < small.macs && small.macs < plain.macs);
