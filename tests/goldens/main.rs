@@ -3,19 +3,22 @@
 //! `SCONCE_GOLDEN_DIR=DIR cargo test -p sconce-tests --test goldens` runs every case in `DIR`; without the variable
 //! the small tier in `tests/golden` runs.
 
-mod boat;
 mod bvit;
+mod boat;
 mod clip;
 mod clip_preprocess;
 mod clip_tokenizer;
 mod common;
 mod convmixer;
 mod cswin;
+mod cxv;
 mod dino;
+mod linear_attention;
 mod model;
 mod norm_eps;
 mod resnet;
 mod swin;
+mod t2t;
 mod uniformer;
 mod vit;
 
@@ -32,10 +35,13 @@ const SYSTEMS: &[(&str, Run)] = &[
     ("common", common::run),
     ("convmixer", convmixer::run),
     ("cswin", cswin::run),
+    ("cxv", cxv::run),
     ("dino", dino::run),
+    ("linear_attention", linear_attention::run),
     ("norm_eps", norm_eps::run),
     ("resnet", resnet::run),
     ("swin", swin::run),
+    ("t2t", t2t::run),
     ("uniformer", uniformer::run),
     ("vit", vit::run),
 ];

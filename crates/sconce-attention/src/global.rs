@@ -15,6 +15,8 @@ pub struct GlobalAttentionConfig {
     pub heads: usize,
     /// Whether queries, keys and values have a bias.
     pub qkv_bias: bool,
+    /// Factor on the scores; `(dim / heads)^-1/2` when `None`.
+    pub scale: Option<f64>,
     /// Dropout probability of attention weights.
     pub attn_drop: f64,
     /// Dropout probability of the output.
@@ -27,7 +29,7 @@ impl GlobalAttentionConfig {
     /// With bias, without dropout, weights from a normal distribution of standard deviation 0.02 cut at 2.
     pub fn new(dim: usize, heads: usize) -> Self {
         let init = Init::TruncNormal { std: 0.02 };
-        Self { dim, heads, qkv_bias: true, attn_drop: 0.0, proj_drop: 0.0, init }
+        Self { dim, heads, qkv_bias: true, scale: None, attn_drop: 0.0, proj_drop: 0.0, init }
     }
 }
 
@@ -70,6 +72,8 @@ pub struct GlobalAttention {
     pub proj: Linear,
     /// Number of heads.
     pub heads: usize,
+    /// Factor on the scores; `D^-1/2` when `None`.
+    pub scale: Option<f64>,
     /// Dropout probability of attention weights.
     pub attn_drop: f64,
     /// Dropout of the output.
@@ -109,7 +113,7 @@ impl GlobalAttention {
             bail!("attention: {} channels do not divide into {} heads", cfg.dim, cfg.heads)
         }
         let proj_drop = Dropout::new(cfg.proj_drop);
-        Ok(Self { qkv, proj, heads: cfg.heads, attn_drop: cfg.attn_drop, proj_drop })
+        Ok(Self { qkv, proj, heads: cfg.heads, scale: cfg.scale, attn_drop: cfg.attn_drop, proj_drop })
     }
 
     /// As [`TokenMixer::forward_t`] with a mask on the scores.
@@ -153,7 +157,8 @@ impl GlobalAttention {
     }
 
     fn options(&self, mask: Mask, train: bool) -> AttentionOptions {
-        AttentionOptions::default().with_mask(mask).with_dropout(if train { self.attn_drop } else { 0.0 })
+        let dropout = if train { self.attn_drop } else { 0.0 };
+        AttentionOptions { scale: self.scale, mask, dropout, ..Default::default() }
     }
 
     fn attend(&self, Qkv { q, k, v }: &Qkv, mask: Mask, train: bool) -> Result<Tensor> {
@@ -179,7 +184,7 @@ impl TokenMixer for GlobalAttention {
 
     fn attention_weights(&self, xs: &Tensor) -> Result<Option<Tensor>> {
         let Qkv { q, k, .. } = self.project(xs)?;
-        sconce_ops::attention_weights(&q, &k, &AttentionOptions::default()).map(Some) // (B, heads, N, N)
+        sconce_ops::attention_weights(&q, &k, &self.options(Mask::None, false)).map(Some) // (B, heads, N, N)
     }
 }
 
@@ -236,6 +241,23 @@ mod tests {
         let split = GlobalAttention::split(&cfg, ["q", "k", "v", "o"], vb).unwrap();
         assert!(distance(&ys, &split.forward_t(&xs, false).unwrap()) < 1e-12);
         assert!(distance(&found, &split.attention_weights(&xs).unwrap().unwrap()) < 1e-12);
+    }
+
+    #[test]
+    fn a_factor_on_the_scores_is_used_by_all_ways() {
+        let (store, cfg) = store();
+        let usual = GlobalAttention::new(&cfg, store.vb()).unwrap();
+        let xs = tokens(2);
+        let weights = |attention: &GlobalAttention| attention.attention_weights(&xs).unwrap().unwrap();
+        let layout = TokenLayout { prefix: 0, height: 1, width: 5 };
+        for (scale, same) in [(0.5, true), (0.1, false)] {
+            let scaled =
+                GlobalAttention::new(&GlobalAttentionConfig { scale: Some(scale), ..cfg }, store.vb()).unwrap();
+            let ys = scaled.forward_t(&xs, false).unwrap();
+            assert_eq!(distance(&ys, &usual.forward_t(&xs, false).unwrap()) < 1e-12, same);
+            assert_eq!(distance(&weights(&scaled), &weights(&usual)) < 1e-12, same);
+            assert!(distance(&ys, &scaled.forward_qkv(&xs, layout, false).unwrap().0) < 1e-12);
+        }
     }
 
     #[test]

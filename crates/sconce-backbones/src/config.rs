@@ -75,12 +75,16 @@ families! {
     Convmixer(convmixer),
     /// CSWin.
     Cswin(cswin),
+    /// CLTV, CNV, CPV.
+    Cxv(cxv),
     /// EfficientNet-Lite.
     EfficientnetLite(efficientnet_lite),
     /// ResNet, ResNeXt, Wide ResNet.
     Resnet(resnet),
     /// Swin.
     Swin(swin),
+    /// T2T-ViT.
+    T2t(t2t),
     /// UniFormer: pictures, clips, dense prediction.
     Uniformer(uniformer),
     /// ViT, DeiT, DINO.

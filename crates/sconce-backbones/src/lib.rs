@@ -9,6 +9,8 @@
 //! | [`efficientnet_lite`] | EfficientNet-Lite | `arXiv:1905.11946` |
 //! | [`cswin`] | CSWin | `arXiv:2107.00652` |
 //! | [`boat`] | BOAT-Swin, BOAT-CSWin | `arXiv:2201.13027` |
+//! | [`t2t`] | T2T-ViT | `arXiv:2101.11986` |
+//! | [`cxv`] | CLTV, CNV, CPV | `arXiv:2201.10271` |
 //! | [`resnet`] | ResNet, ResNeXt, Wide ResNet | `arXiv:1512.03385`, `arXiv:1611.05431`, `arXiv:1605.07146` |
 //! | [`uniformer`] | UniFormer: pictures, clips, dense prediction | `arXiv:2201.09450`, `arXiv:2201.04676` |
 //!
@@ -31,11 +33,12 @@
 //! [timm]: https://github.com/huggingface/pytorch-image-models
 
 mod backbone;
-pub mod boat;
 pub mod bvit;
+pub mod boat;
 mod config;
 pub mod convmixer;
 pub mod cswin;
+pub mod cxv;
 mod dino_head;
 pub mod efficientnet_lite;
 mod error;
@@ -45,15 +48,17 @@ mod registry;
 pub mod resnet;
 mod shapes;
 pub mod swin;
+pub mod t2t;
 pub mod uniformer;
 pub mod vit;
 
 pub use backbone::{Backbone, FeatureInfo, Intermediates};
-pub use boat::BoatTransformer;
 pub use bvit::BViT;
+pub use boat::BoatTransformer;
 pub use config::BackboneConfig;
 pub use convmixer::ConvMixer;
 pub use cswin::CSWinTransformer;
+pub use cxv::Cxv;
 pub use dino_head::{DinoHead, DinoHeadConfig};
 pub use efficientnet_lite::EfficientNetLite;
 pub use error::{Error, Result};
@@ -62,5 +67,6 @@ pub use registry::{create, list_models, pretrained};
 pub use resnet::ResNet;
 pub use shapes::ShapeRecorder;
 pub use swin::SwinTransformer;
+pub use t2t::T2tVit;
 pub use uniformer::UniFormer;
 pub use vit::VisionTransformer;
