@@ -3,8 +3,8 @@
 //! `SCONCE_GOLDEN_DIR=DIR cargo test -p sconce-tests --test goldens` runs every case in `DIR`; without the variable
 //! the small tier in `tests/golden` runs.
 
-mod bvit;
 mod boat;
+mod bvit;
 mod clip;
 mod clip_preprocess;
 mod clip_tokenizer;

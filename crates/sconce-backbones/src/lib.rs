@@ -33,8 +33,8 @@
 //! [timm]: https://github.com/huggingface/pytorch-image-models
 
 mod backbone;
-pub mod bvit;
 pub mod boat;
+pub mod bvit;
 mod config;
 pub mod convmixer;
 pub mod cswin;
@@ -53,8 +53,8 @@ pub mod uniformer;
 pub mod vit;
 
 pub use backbone::{Backbone, FeatureInfo, Intermediates};
-pub use bvit::BViT;
 pub use boat::BoatTransformer;
+pub use bvit::BViT;
 pub use config::BackboneConfig;
 pub use convmixer::ConvMixer;
 pub use cswin::CSWinTransformer;

@@ -1,6 +1,7 @@
-//! Benchmarks of sconce against plain candle: `cargo run --release -p sconce-bench -- ops`.
+//! Benchmarks of sconce: `cargo run --release -p sconce-bench -- ops` (or `mixers`).
 
 mod measure;
+mod mixers;
 mod ops;
 
 use std::{error::Error, fs::File, io::BufWriter, path::PathBuf};
@@ -18,6 +19,8 @@ struct Arguments {
 enum Command {
     /// Time the operations of sconce-ops against the same done with candle's own
     Ops(Options),
+    /// Time mixers that are linear in the number of tokens against global attention
+    Mixers(Options),
 }
 
 /// How to measure.
@@ -35,8 +38,14 @@ struct Options {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let Command::Ops(options) = Arguments::parse().command;
-    println!("{} threads, {} rounds, f32, times in milliseconds", rayon::current_num_threads(), options.rounds);
+    match Arguments::parse().command {
+        Command::Ops(options) => ops(&options),
+        Command::Mixers(options) => mixers(&options),
+    }
+}
+
+fn ops(options: &Options) -> Result<(), Box<dyn Error>> {
+    conditions(options);
     println!("ratio = ours / candle; spread = (third quartile - first quartile) / median\n");
     println!("{}", measure::HEADER);
     let mut rows = Vec::new();
@@ -47,8 +56,26 @@ fn main() -> Result<(), Box<dyn Error>> {
             rows.push(row);
         }
     }
-    if let Some(path) = &options.json {
-        serde_json::to_writer_pretty(BufWriter::new(File::create(path)?), &rows)?;
+    options.write(&rows)
+}
+
+fn mixers(options: &Options) -> Result<(), Box<dyn Error>> {
+    conditions(options);
+    println!("ratio = to global attention on the same tokens; spread = (third quartile - first quartile) / median\n");
+    println!("{}", mixers::HEADER);
+    let rows = mixers::run(&options.filter, options.rounds, |row| println!("{row}"))?;
+    options.write(&rows)
+}
+
+fn conditions(options: &Options) {
+    println!("{} threads, {} rounds, f32, times in milliseconds", rayon::current_num_threads(), options.rounds);
+}
+
+impl Options {
+    fn write(&self, rows: &impl serde::Serialize) -> Result<(), Box<dyn Error>> {
+        if let Some(path) = &self.json {
+            serde_json::to_writer_pretty(BufWriter::new(File::create(path)?), rows)?;
+        }
+        Ok(())
     }
-    Ok(())
 }

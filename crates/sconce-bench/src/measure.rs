@@ -1,11 +1,12 @@
-//! Timing of two ways to compute the same: by turns, so that a change of the machine's mood meets both.
+//! Timing of several ways to compute the same: by turns, so that a change of the machine's mood meets them all.
 
 use std::{fmt, time::Instant};
 
 use candle_core::{Result, Tensor};
 use serde::Serialize;
 
-type Contender = Box<dyn Fn() -> Result<Tensor>>;
+/// One way to compute it.
+pub(crate) type Contender = Box<dyn Fn() -> Result<Tensor>>;
 
 /// Two ways to compute the same.
 pub(crate) struct Case {
@@ -19,9 +20,9 @@ pub(crate) struct Case {
 /// Median and spread of one contender's times.
 #[derive(Serialize)]
 pub(crate) struct Times {
-    median_ms: f64,
+    pub(crate) median_ms: f64,
     /// Distance of the quartiles over the median.
-    spread: f64,
+    pub(crate) spread: f64,
 }
 
 /// The outcome of a case.
@@ -44,31 +45,38 @@ impl Case {
         format!("{} {} {}", self.op, self.shape, self.pass)
     }
 
-    /// Times both contenders; one round of each beforehand warms caches and pools and is not counted.
+    /// Times both contenders.
     pub(crate) fn run(self, rounds: u32) -> Result<Row> {
-        let contenders = [&self.ours, &self.candle];
-        let mut times = [Vec::new(), Vec::new()];
-        // Short operations are repeated within a measurement, to stand clear of the clock's and the scheduler's grain.
-        let mut repeats = [1u32; 2];
-        for (run, repeats) in contenders.iter().zip(&mut repeats) {
-            run()?;
-            let start = Instant::now();
-            run()?;
-            *repeats = (2e-3 / start.elapsed().as_secs_f64().max(1e-9)).clamp(1., 1000.) as u32;
-        }
-        for _ in 0..rounds {
-            for ((run, times), &repeats) in contenders.iter().zip(&mut times).zip(&repeats) {
-                let start = Instant::now();
-                for _ in 0..repeats {
-                    run()?;
-                }
-                times.push(start.elapsed().as_secs_f64() * 1e3 / f64::from(repeats));
-            }
-        }
-        let [ours, candle] = times.map(Times::new);
+        let times = by_turns(&[self.ours, self.candle], rounds)?;
+        let Ok([ours, candle]) = <[Times; 2]>::try_from(times) else {
+            candle_core::bail!("two contenders have two times")
+        };
         let ratio = ours.median_ms / candle.median_ms;
         Ok(Row { op: self.op, shape: self.shape, pass: self.pass, ours, candle, ratio })
     }
+}
+
+/// Runs the contenders in turn, `rounds` times; one round of each beforehand warms caches and pools and is not counted.
+pub(crate) fn by_turns(contenders: &[Contender], rounds: u32) -> Result<Vec<Times>> {
+    // Short operations are repeated within a measurement, to stand clear of the clock's and the scheduler's grain.
+    let repeats = contenders.iter().map(|run| {
+        run()?;
+        let start = Instant::now();
+        run()?;
+        Ok((2e-3 / start.elapsed().as_secs_f64().max(1e-9)).clamp(1., 1000.) as u32)
+    });
+    let repeats = repeats.collect::<Result<Vec<u32>>>()?;
+    let mut times = vec![Vec::new(); contenders.len()];
+    for _ in 0..rounds {
+        for ((run, times), &repeats) in contenders.iter().zip(&mut times).zip(&repeats) {
+            let start = Instant::now();
+            for _ in 0..repeats {
+                run()?;
+            }
+            times.push(start.elapsed().as_secs_f64() * 1e3 / f64::from(repeats));
+        }
+    }
+    Ok(times.into_iter().map(Times::new).collect())
 }
 
 impl Times {

@@ -233,3 +233,119 @@ impl ModuleT for T2tVit {
         self.forward_head(&self.forward_features(xs, train)?, false, train)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+    use sconce_attention::linear::EluAttention;
+    use sconce_nn::{Generator, ParamKind, ParamStore};
+
+    use super::super::QkScale;
+    use super::*;
+
+    fn store(dtype: DType) -> ParamStore {
+        ParamStore::new(1, dtype, &Device::Cpu)
+    }
+
+    fn pictures(h: usize, w: usize, dtype: DType) -> Tensor {
+        Generator::new(2).normal(0.0, 1.0, (2, 3, h, w), dtype, &Device::Cpu).unwrap()
+    }
+
+    fn distance(a: &Tensor, b: &Tensor) -> f64 {
+        (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
+    }
+
+    #[test]
+    fn features_and_positions_are_kept_as_they_start() {
+        let store = store(DType::F64);
+        let model = T2tVit::new(&Config { token_dim: 16, ..Config::test_t2t() }, store.vb()).unwrap();
+        let fixed: Vec<_> = store.iter().filter(|p| p.kind == ParamKind::Fixed).map(|p| p.name.to_string()).collect();
+        assert_eq!(fixed, ["tokens_to_token.attention1.w", "tokens_to_token.attention2.w", "pos_embed"]);
+        let w = store.get("tokens_to_token.attention1.w").unwrap().as_detached_tensor();
+        let products = w.matmul(&w.t().unwrap().contiguous().unwrap()).unwrap();
+        let want = (Tensor::eye(8, DType::F64, &Device::Cpu).unwrap() * 8.0).unwrap();
+        assert!(distance(&products, &want) < 1e-12, "orthogonal rows of length sqrt(m)");
+        let wanted = super::super::sinusoid(5, 32).unwrap();
+        assert_eq!(distance(&model.pos_embed, &wanted), 0.0);
+        // They come from the file when there is one.
+        store.set("pos_embed", &wanted.zeros_like().unwrap()).unwrap();
+        assert_eq!(distance(&model.pos_embed, &wanted.zeros_like().unwrap()), 0.0);
+    }
+
+    #[test]
+    fn scale_and_broad_connection_show() {
+        let store = store(DType::F64);
+        let run = |cfg: Config| {
+            let model = T2tVit::new(&cfg, store.vb()).unwrap();
+            model.forward_t(&pictures(32, 32, DType::F64), false).unwrap()
+        };
+        let base = Config { broad: None, ..Config::test_t2t() };
+        run(base.clone());
+        for param in store.parameters().iter().filter(|p| p.name.contains("attn.qkv")) {
+            store.set(&param.name, &(param.var.as_tensor() * 20.0).unwrap()).unwrap();
+        }
+        let usual = run(base.clone());
+        assert!(distance(&usual, &run(Config { qk_scale: QkScale::Released, ..base.clone() })) > 1e-6);
+        assert!(distance(&usual, &run(Config { qk_scale: QkScale::Factor(0.25), ..base.clone() })) < 1e-12);
+        assert!(distance(&usual, &run(Config::test_t2t())) > 1e-6);
+        assert_eq!(Config::t2t_vit_14().scale(), 384f64.powf(-0.5), "the factor of the released weights");
+    }
+
+    #[test]
+    fn blocks_take_other_mixers_but_the_broad_connection_wants_queries() {
+        let make = |cfg: &Config| {
+            T2tVit::with_mixer(cfg, store(DType::F64).vb(), |spec, vb| {
+                Ok(Arc::new(EluAttention::new(&spec.into(), vb)?))
+            })
+        };
+        let xs = pictures(32, 32, DType::F64);
+        let plain = make(&Config { broad: None, ..Config::test_t2t() }).unwrap();
+        assert_eq!(plain.forward_t(&xs, true).unwrap().dims(), [2, 10]);
+        let error = make(&Config::test_t2t()).unwrap().forward_t(&xs, false).unwrap_err().to_string();
+        assert!(error.contains("block 0"), "{error}");
+    }
+
+    #[test]
+    fn other_sizes_follow_the_rule_or_are_refused() {
+        let fixed = Config { pos_resample: PosResample::Fixed, ..Config::test_t2t() };
+        let model = T2tVit::new(&fixed, store(DType::F32).vb()).unwrap();
+        let error = model.forward_t(&pictures(48, 32, DType::F32), false).unwrap_err().to_string();
+        assert!(error.contains("32 x 32") && error.contains("48 x 32"), "{error}");
+        let model = T2tVit::new(&Config::test_t2t(), store(DType::F32).vb()).unwrap();
+        let maps = model.forward_intermediates(&pictures(64, 96, DType::F32), &[1], false).unwrap().features;
+        assert_eq!(maps[0].dims(), [2, 32, 4, 6]);
+        // Windows reach beyond the edge, so that a picture of few pixels still is a token.
+        assert!(model.forward_t(&pictures(2, 32, DType::F32), false).is_err());
+        let wide = Config { img_size: [32, 64], pos_resample: PosResample::Fixed, ..Config::test_t2t() };
+        let model = T2tVit::new(&wide, store(DType::F32).vb()).unwrap();
+        assert_eq!(model.forward_t(&pictures(32, 64, DType::F32), false).unwrap().dims(), [2, 10]);
+    }
+
+    #[test]
+    fn options_that_make_no_sense_are_refused() {
+        let base = Config::test_t2t();
+        for cfg in [
+            Config { img_size: [2, 32], ..base.clone() },
+            Config { token_dim: 1, ..base.clone() },
+            Config { token_dim: usize::MAX, ..base.clone() },
+            Config { in_chans: 0, ..base.clone() },
+            Config { embed_dim: 0, ..base.clone() },
+            Config { num_heads: 0, ..base.clone() },
+            Config { num_heads: 5, ..base.clone() },
+        ] {
+            assert!(T2tVit::new(&cfg, store(DType::F32).vb()).is_err(), "{cfg:?}");
+        }
+    }
+
+    #[test]
+    fn half_precision_flows() {
+        for dtype in [DType::F16, DType::BF16] {
+            for cfg in [Config::test_t2t(), Config::test_t2t_transformer()] {
+                let model = T2tVit::new(&cfg, store(dtype).vb()).unwrap();
+                let ys = model.forward_t(&pictures(32, 32, dtype), true).unwrap();
+                assert_eq!(ys.dtype(), dtype);
+                assert!(ys.to_dtype(DType::F32).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().is_finite());
+            }
+        }
+    }
+}
