@@ -1,7 +1,5 @@
 //! Linear attentions by themselves: kernels on stacked queries, keys and values, and the modules around them.
 
-use std::collections::BTreeMap;
-
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 use sconce::attention::TokenMixer;
@@ -10,6 +8,7 @@ use sconce::attention::linear::{
     OrthogonalScaling, PerformerAttention, PerformerConfig, PerformerKernel, PerformerOptions, RandomProjection,
     Stabilizer, default_features, efficient_attention, elu_attention, performer_attention,
 };
+use sconce::nn::Module;
 use sconce::ops::{Activation, pinv, pinv_each};
 use sconce_tests::golden::{Case, OUTPUT, Result, Tensors, compare};
 use serde::Deserialize;
@@ -59,7 +58,15 @@ fn inverse(io: &Tensors) -> Result<()> {
 }
 
 fn no_taps<M>(_: &M, _: &Tensor, _: bool) -> Result<Taps> {
-    Ok(BTreeMap::new())
+    Ok(Taps::new())
+}
+
+/// Input and output of modules by name.
+fn taps<const N: usize>(seen: [(&str, &Tensor, &Tensor); N]) -> Taps {
+    let both = |(module, xs, ys): (&str, &Tensor, &Tensor)| {
+        [(format!("{module}.in"), xs.clone()), (format!("{module}.out"), ys.clone())]
+    };
+    seen.into_iter().flat_map(both).collect()
 }
 
 /// What a random projection and what its trainer keeps are called in any file.
@@ -196,13 +203,23 @@ fn image(case: &Case, options: Image) -> Result<()> {
         norm_queries: options.norm_queries.unwrap_or(true),
         ..default
     };
+    let io = case.tensors()?;
     let forward = |model: &ImageLinearAttention, io: &Tensors, input: &Tensor, _| -> Result<Vec<Tensor>> {
         Ok(vec![model.forward_map(input, context(io, input)?.as_ref())?])
+    };
+    // With a context the convolutions run twice, and a hook sees the last time.
+    let trace = |model: &ImageLinearAttention, input: &Tensor, _| -> Result<Taps> {
+        let row = context(&io, input)?.map(|context| context.flatten_from(2)?.unsqueeze(2)).transpose()?;
+        let seen = row.as_ref().unwrap_or(input);
+        let (q, k, v) = (model.to_q.forward(input)?, model.to_k.forward(seen)?, model.to_v.forward(seen)?);
+        let mixed = model.mix(input, context(&io, input)?.as_ref())?;
+        let out = model.to_out.forward(&mixed)?;
+        Ok(taps([("to_q", input, &q), ("to_k", seen, &k), ("to_v", seen, &v), ("to_out", &mixed, &out)]))
     };
     let model = ModelCase {
         build: &|vb| ImageLinearAttention::new(&config, vb),
         forward: &forward,
-        trace: &no_taps,
+        trace: &trace,
         idle: &|_| false,
     };
     model.run(case, None)
@@ -251,7 +268,22 @@ fn nystrom(case: &Case, options: Nystrom) -> Result<()> {
     let forward = |model: &NystromAttention, io: &Tensors, input: &Tensor, train| -> Result<Vec<Tensor>> {
         Ok(vec![model.forward_masked(input, io.find("mask"), train)?])
     };
-    ModelCase { build: &build, forward: &forward, trace: &no_taps, idle: &|_| false }.run(case, None)?;
+    // The official module pads before its first layer and cuts after its last.
+    let trace = |model: &NystromAttention, input: &Tensor, _| -> Result<Taps> {
+        let n = input.dim(1)?;
+        let padding = n.next_multiple_of(options.num_landmarks) - n;
+        let xs = input.pad_with_zeros(1, padding, 0)?;
+        let mask = io.find("mask").map(|mask| mask.pad_with_zeros(1, padding, 0)).transpose()?;
+        let qkv = model.to_qkv.forward(&xs)?;
+        let (mixed, v) = model.mix(&xs, mask.as_ref())?;
+        let out = model.to_out.forward(&mixed)?;
+        let mut seen = taps([("to_qkv", &xs, &qkv), ("to_out.0", &mixed, &out), ("to_out", &mixed, &out)]);
+        if let Some(conv) = &model.res_conv {
+            seen.extend(taps([("res_conv", &v, &conv.forward(&v)?)]));
+        }
+        Ok(seen)
+    };
+    ModelCase { build: &build, forward: &forward, trace: &trace, idle: &|_| false }.run(case, None)?;
 
     let path = case.path("matrices.safetensors");
     if path.is_file() {
@@ -314,10 +346,25 @@ fn performer(case: &Case, options: SelfAttention) -> Result<()> {
     let forward = |model: &PerformerAttention, _: &Tensors, input: &Tensor, train| -> Result<Vec<Tensor>> {
         Ok(vec![model.forward_t(input, train)?])
     };
+    let trace = |model: &PerformerAttention, input: &Tensor, _| -> Result<Taps> {
+        let layers = &model.projections;
+        let (q, k, v) = (layers.to_q.forward(input)?, layers.to_k.forward(input)?, layers.to_v.forward(input)?);
+        let heads = layers.qkv(input, input)?;
+        let mixed = performer_attention(&heads.q, &heads.k, &heads.v, &model.fast_attention.get(), &model.options)?;
+        let merged = mixed.transpose(1, 2)?.flatten_from(2)?; // (B, N, heads D)
+        let out = layers.to_out.forward(&merged)?;
+        Ok(taps([
+            ("to_q", input, &q),
+            ("to_k", input, &k),
+            ("to_v", input, &v),
+            ("fast_attention", &heads.q, &mixed),
+            ("to_out", &merged, &out),
+        ]))
+    };
     let model = ModelCase {
         build: &|vb| PerformerAttention::new(&config, vb),
         forward: &forward,
-        trace: &no_taps,
+        trace: &trace,
         idle: &untrained,
     };
     model.run(case, None)

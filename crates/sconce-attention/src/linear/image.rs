@@ -99,6 +99,14 @@ impl ImageLinearAttention {
     /// # Errors
     /// When the inputs do not fit.
     pub fn forward_map(&self, xs: &Tensor, context: Option<&Tensor>) -> Result<Tensor> {
+        self.to_out.forward(&self.mix(xs, context)?)
+    }
+
+    /// As [`forward_map`](Self::forward_map) without the last convolution: `(B, heads value_dim, H, W)`.
+    ///
+    /// # Errors
+    /// When the inputs do not fit.
+    pub fn mix(&self, xs: &Tensor, context: Option<&Tensor>) -> Result<Tensor> {
         let queries = self.to_q.forward(xs)?;
         let (_, _, h, w) = queries.dims4()?;
         let tokens = |map: &Tensor| {
@@ -113,7 +121,7 @@ impl ImageLinearAttention {
         }
         let mixed = efficient_attention(&tokens(&queries)?, &k, &v, self.norm_queries)?; // (B, heads, N, E)
         let (b, heads, _, e) = mixed.dims4()?;
-        self.to_out.forward(&mixed.transpose(2, 3)?.reshape((b, heads * e, h, w))?)
+        mixed.transpose(2, 3)?.reshape((b, heads * e, h, w))
     }
 }
 

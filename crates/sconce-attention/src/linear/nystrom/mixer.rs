@@ -124,16 +124,25 @@ impl NystromAttention {
     /// # Errors
     /// When the input or the mask does not fit.
     pub fn forward_masked(&self, xs: &Tensor, mask: Option<&Tensor>, train: bool) -> Result<Tensor> {
+        let (mixed, _) = self.mix(xs, mask)?;
+        self.dropout.forward_t(&self.to_out.forward(&mixed)?, train)
+    }
+
+    /// What the last layer sees, `(B, N, heads D)`, and the values that the convolution sees, `(B, heads, N, D)`.
+    ///
+    /// # Errors
+    /// When the input or the mask does not fit.
+    pub fn mix(&self, xs: &Tensor, mask: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
         let Qkv { q, k, v } = self.project(xs)?;
         let mut mixed = nystrom_attention(&q, &k, &v, mask, &self.options)?;
+        let v = match mask {
+            Some(mask) => v.broadcast_mul(&mask.to_dtype(v.dtype())?.unsqueeze(1)?.unsqueeze(3)?)?,
+            None => v,
+        };
         if let Some(conv) = &self.res_conv {
-            let v = match mask {
-                Some(mask) => v.broadcast_mul(&mask.to_dtype(v.dtype())?.unsqueeze(1)?.unsqueeze(3)?)?,
-                None => v,
-            };
             mixed = (mixed + conv.forward(&v)?)?;
         }
-        self.dropout.forward_t(&self.to_out.forward(&merge_heads(&mixed)?)?, train)
+        Ok((merge_heads(&mixed)?, v))
     }
 
     /// The factors that stand for the matrix of attention weights.
