@@ -14,9 +14,11 @@ mod cswin;
 mod cxv;
 mod dino;
 mod linear_attention;
+mod efficientnet_lite;
 mod model;
 mod norm_eps;
 mod resnet;
+mod running;
 mod swin;
 mod t2t;
 mod uniformer;
@@ -38,6 +40,7 @@ const SYSTEMS: &[(&str, Run)] = &[
     ("cxv", cxv::run),
     ("dino", dino::run),
     ("linear_attention", linear_attention::run),
+    ("efficientnet_lite", efficientnet_lite::run),
     ("norm_eps", norm_eps::run),
     ("resnet", resnet::run),
     ("swin", swin::run),
