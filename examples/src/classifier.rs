@@ -5,11 +5,13 @@
 
 pub mod augment;
 pub mod compare;
+mod confusion;
 pub mod data;
 pub mod evaluate;
 mod model;
 pub mod options;
 mod progress;
+mod session;
 mod summary;
 #[cfg(test)]
 mod tests;

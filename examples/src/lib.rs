@@ -33,7 +33,15 @@ impl std::error::Error for Error {}
 /// The file cannot be written.
 pub fn write_json(path: &std::path::Path, value: &impl serde::Serialize) -> Result<(), Error> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Error::new(error.to_string()))?;
-    sconce::nn::fs::write_atomic(path, |out| writeln!(out, "{text}"))
+    write_text(path, &format!("{text}\n"))
+}
+
+/// Writes a text file, complete or not at all.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_text(path: &std::path::Path, text: &str) -> Result<(), Error> {
+    sconce::nn::fs::write_atomic(path, |out| out.write_all(text.as_bytes()))
         .map_err(|error| Error::new(format!("{}: {error}", path.display())))
 }
 

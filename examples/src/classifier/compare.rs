@@ -9,7 +9,7 @@ use std::process::Command;
 use sconce::train::Interrupt;
 
 use super::{Options, Summary};
-use crate::{Error, write_json};
+use crate::{Error, write_json, write_text};
 
 /// What is compared.
 #[derive(Debug, Clone)]
@@ -119,14 +119,9 @@ impl Comparison {
 
     fn write(&self, done: &[Summary]) -> Result<(), Error> {
         let rows = table::rows(&self.models, done);
-        let write = |name: &str, text: &str| {
-            let path = self.out.join(name);
-            sconce::nn::fs::write_atomic(&path, |out| out.write_all(text.as_bytes()))
-                .map_err(|error| Error::new(format!("{}: {error}", path.display())))
-        };
         std::fs::create_dir_all(&self.out).map_err(|error| Error::new(format!("{}: {error}", self.out.display())))?;
-        write("table.md", &table::markdown(&rows, self.seeds.len()))?;
-        write("table.svg", &plot::svg(&rows))?;
+        write_text(&self.out.join("table.md"), &table::markdown(&rows, self.seeds.len()))?;
+        write_text(&self.out.join("table.svg"), &plot::svg(&rows))?;
         write_json(&self.out.join("table.json"), &rows)
     }
 }

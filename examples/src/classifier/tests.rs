@@ -6,6 +6,7 @@ use clap::Parser;
 use sconce::candle::Device;
 use sconce::train::Interrupt;
 
+use super::compare::Comparison;
 use super::{Options, Summary, train};
 
 #[derive(Parser)]
@@ -50,6 +51,7 @@ fn a_few_epochs_teach_a_small_model() {
     assert!(last < 0.7 * first, "the loss went from {first} to {last}");
     let read: Summary = serde_json::from_slice(&std::fs::read(out.path().join("summary.json")).unwrap()).unwrap();
     assert_eq!(read.test.hits(), summary.test.hits());
+    assert!(std::fs::read_to_string(out.path().join("confusion.svg")).unwrap().contains("rotate"));
     assert!(read.peak_memory.is_none_or(|bytes| bytes > 1 << 20));
 }
 
@@ -134,6 +136,41 @@ fn shards_and_folders_of_pictures_train_too() {
     // Without pictures to test on there is nothing to tell.
     let words = format!("--model test_vit --data {}", folder.path().display());
     assert!(error(&words).contains("--holdout"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_comparison_does_what_is_missing_and_nothing_twice() {
+    let out = tempfile::tempdir().unwrap();
+    let recipe = "--epochs 1 --limit 32 --batch-size 16";
+    let comparison = |models: &[&str], seeds: &[u64], recipe: &str| Comparison {
+        models: models.iter().map(ToString::to_string).collect(),
+        seeds: seeds.to_vec(),
+        out: out.path().to_path_buf(),
+        options: options(out.path(), &format!("--model test_vit {recipe}")),
+        arguments: recipe.split_whitespace().map(String::from).collect(),
+    };
+    let compare = |comparison: Comparison, program: &str| comparison.run(&[program.into()], &Interrupt::new());
+    let message = |result: Result<bool, crate::Error>| result.unwrap_err().to_string();
+    // A program that ends without a result was stopped; one that fails is named with its folder.
+    assert!(!compare(comparison(&["test_vit"], &[1], recipe), "true").unwrap());
+    let failed = message(compare(comparison(&["test_vit"], &[1], recipe), "false"));
+    assert!(failed.contains("test_vit-seed1") && failed.contains("exit status: 1"), "{failed}");
+    assert!(message(compare(comparison(&["test_vit", "nothing"], &[1], recipe), "false")).contains("nothing"));
+
+    for seed in [1, 2] {
+        let folder = out.path().join(format!("test_vit-seed{seed}"));
+        run(&folder, &format!("--model test_vit --seed {seed} {recipe}")).unwrap();
+    }
+    // Everything is done: no program is started.
+    assert!(compare(comparison(&["test_vit"], &[1, 2], recipe), "false").unwrap());
+    let table = std::fs::read_to_string(out.path().join("table.md")).unwrap();
+    assert!(table.lines().count() == 3 && table.contains("| test_vit | 32,554 |"), "{table}");
+    assert!(std::fs::read_to_string(out.path().join("table.svg")).unwrap().contains(">test_vit</text>"));
+    // A third seed is not, and results of another recipe do not count.
+    assert!(compare(comparison(&["test_vit"], &[1, 2, 3], recipe), "false").is_err());
+    let other = message(compare(comparison(&["test_vit"], &[1], "--epochs 2"), "false"));
+    assert!(other.contains("other options"), "{other}");
 }
 
 #[test]
