@@ -8,7 +8,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use sconce_nn::{BatchNorm, Dropout, Linear, Module, ModuleT, ParamStore, batch_norm, linear};
 use sconce_ops::{Generator, cross_entropy, gelu};
-use sconce_train::schedule::{Cosine, Warmup};
+use sconce_train::schedule::{Cosine, Schedule, Warmup};
 use sconce_train::*;
 
 const EPOCHS: u64 = 3;
@@ -164,6 +164,20 @@ fn killed_and_resumed_equals_uninterrupted() -> Result<()> {
         assert_eq!(train(parts.path(), kind, 9, &Stop::Never)?, Outcome::Completed);
         assert!(remains(parts.path()) == remains(whole.path()), "{kind:?}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_training_can_begin_at_a_position() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let (trainer, net) = trainer(folder.path(), Kind::AdamW, 1)?;
+    let mut trainer = trainer.with_position(Position { step: 9, epoch: 1, batch: 0 });
+    trainer.epoch(batches(1, 0), |at, (xs, labels)| {
+        assert_eq!((at.epoch, at.step), (1, 9 + at.batch));
+        Ok(cross_entropy(&net.forward_t(&xs, true)?, &labels, 0.)?.into())
+    })?;
+    assert_eq!(trainer.position(), Position { step: 9 + BATCHES, epoch: 2, batch: 0 });
+    assert_eq!(trainer.optimizer().lr(), Warmup::dino(0.02, 1e-4, EPOCHS * BATCHES, 4, 0.).at(8 + BATCHES));
     Ok(())
 }
 
