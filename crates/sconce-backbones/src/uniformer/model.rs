@@ -273,6 +273,7 @@ impl ModuleT for UniFormer {
 mod tests {
     use candle_core::{DType, Device};
     use sconce_nn::{Generator, ParamStore};
+    use sconce_ops::count_macs;
 
     use super::super::Windows;
     use super::*;
@@ -295,6 +296,16 @@ mod tests {
     }
 
     #[test]
+    fn the_net_for_small_pictures_is_as_small_as_it_says() {
+        let recorder = ShapeRecorder::default();
+        let model = UniFormer::new(&Config::uniformer_tiny_32(), recorder.vb()).unwrap();
+        assert_eq!(recorder.count(), 1_669_418);
+        let (maps, macs) = count_macs(|| model.forward_intermediates(&normal(&[1, 3, 32, 32]), &[0, 1, 2, 3], false));
+        let sides = maps.unwrap().features.iter().map(|map| map.dims()[3]).collect::<Vec<_>>();
+        assert_eq!((sides, macs / 1_000_000), (vec![16, 8, 4, 4], 38));
+    }
+
+    #[test]
     fn options_that_contradict_each_other_are_refused() {
         let (image, video) = (Config::test_uniformer(), Config::test_uniformer_video());
         for bad in [
@@ -304,6 +315,10 @@ mod tests {
             Config { patch_sizes: [4, 2, 0, 2], ..image.clone() },
             Config { mlp_ratio: 0.0, ..image.clone() },
             Config { in_chans: 0, ..image.clone() },
+            Config { depth: [1, 2, usize::MAX, 1], ..image.clone() },
+            Config { mlp_ratio: f64::INFINITY, ..image.clone() },
+            Config { img_size: [usize::MAX, 32], ..image.clone() },
+            Config { frames: Some(usize::MAX), ..video.clone() },
             Config { split: true, ..image.clone() },
             Config { std: true, ..image.clone() },
             Config { dense: true, ..image.clone() },
@@ -317,6 +332,22 @@ mod tests {
             let error = UniFormer::new(&bad, store.vb()).expect_err(&format!("{bad:?}")).to_string();
             assert!(error.contains("uniformer"), "{error}");
             assert!(store.names().is_empty(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn half_precision_trains_too() {
+        for dtype in [DType::F16, DType::BF16] {
+            for cfg in [Config::test_uniformer(), Config::test_uniformer_video(), Config::test_uniformer_dense()] {
+                let store = ParamStore::new(1, dtype, &Device::Cpu);
+                let model = UniFormer::new(&cfg, store.vb()).unwrap();
+                let shape: &[usize] = if cfg.frames.is_some() { &[2, 3, 4, 32, 32] } else { &[2, 3, 32, 32] };
+                let ys = model.forward_t(&normal(shape).to_dtype(dtype).unwrap(), true).unwrap();
+                assert_eq!(ys.dtype(), dtype);
+                let sum = ys.sqr().unwrap().sum_all().unwrap();
+                assert!(sum.backward().unwrap().get(&store.get("patch_embed1.proj.weight").unwrap()).is_some());
+                assert!(sum.to_dtype(DType::F32).unwrap().to_scalar::<f32>().unwrap().is_finite());
+            }
         }
     }
 
