@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use candle_core::{ModuleT, Tensor};
 use candle_nn::VarBuilder;
-use sconce::attention::{BilateralAttention, CrossShapedAttention, TokenLayout};
+use sconce::attention::{BilateralAttention, CrossShapedAttention, LepeAttention, TokenLayout};
 use sconce::backbones::cswin::{Block, Config, MergeBlock};
 use sconce::backbones::{Backbone, CSWinTransformer};
 use sconce::nn::{Linear, Mlp, Module};
+use sconce::ops::{AttentionOptions, attention_weights};
 use sconce_tests::golden::{Case, Result, Tensors};
 use serde::Deserialize;
 
@@ -198,7 +199,9 @@ impl Hooks {
         let qkv = self.call(&format!("{module}qkv"), xs, |xs| content.qkv.forward(xs))?;
         self.call(&format!("{module}get_v"), &content.values(&qkv, map)?, |xs| content.get_v.forward(xs))?;
         let mixed = content.mix(&qkv, map, false)?;
-        self.call(&format!("{module}proj"), &mixed, |xs| content.proj.forward(xs))
+        let ys = self.call(&format!("{module}proj"), &mixed, |xs| content.proj.forward(xs))?;
+        self.tap(&format!("{module}proj_drop"), &ys, &ys);
+        Ok(ys)
     }
 }
 
@@ -230,7 +233,10 @@ impl TracedBlock<'_> {
         let mut mixed = vec![];
         for (i, attn) in mixer.attns.iter().enumerate() {
             let name = module(&format!("attns.{i}"));
-            let values = attn.values(&attn.windows(&qkv, i, map)?, map)?;
+            let windows = attn.windows(&qkv, i, map)?;
+            let weights = windowed_weights(attn, &windows)?;
+            hooks.tap(&format!("{name}.attn_drop"), &weights, &weights);
+            let values = attn.values(&windows, map)?;
             hooks.call(&format!("{name}.get_v"), &values, |xs| attn.get_v.forward(xs))?;
             let ys = attn.forward(&qkv, i, map, train)?;
             // The official module takes queries, keys and values in front.
@@ -255,4 +261,12 @@ impl TracedBlock<'_> {
         }
         Ok(ys)
     }
+}
+
+/// The attention weights in every window, `(B * windows, heads, window, window)`.
+fn windowed_weights(attn: &LepeAttention, windows: &Tensor) -> Result<Tensor> {
+    let (count, len, c3) = windows.dims3()?;
+    let split = windows.reshape((count, len, 3, attn.heads, c3 / 3 / attn.heads))?.permute((2, 0, 3, 1, 4))?;
+    let options = AttentionOptions { scale: attn.scale, ..Default::default() };
+    Ok(attention_weights(&split.get(0)?, &split.get(1)?, &options)?)
 }

@@ -29,8 +29,8 @@ use sconce_tests::golden::{Case, Run, discover, folder, small_tier};
 
 /// The systems that this library has. Add a line and a module to teach the harness another one.
 const SYSTEMS: &[(&str, Run)] = &[
-    ("bvit", bvit::run),
     ("boat", boat::run),
+    ("bvit", bvit::run),
     ("clip", clip::run),
     ("clip_preprocess", clip_preprocess::run),
     ("clip_tokenizer", clip_tokenizer::run),

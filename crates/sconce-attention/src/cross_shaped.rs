@@ -65,6 +65,9 @@ impl Stripes {
     /// # Errors
     /// When the stripes do not divide the map.
     pub fn window(self, (height, width): (usize, usize)) -> Result<(usize, usize)> {
+        if height == 0 || width == 0 {
+            bail!("{WHAT}: a map of {height} x {width} has no tokens")
+        }
         let (side, stripe, window) = match self {
             Self::Whole => return Ok((height, width)),
             Self::Vertical(stripe) => (width, stripe, (height, stripe)),
@@ -121,8 +124,26 @@ impl LepeAttention {
     pub fn values(&self, windows: &Tensor, map: (usize, usize)) -> Result<Tensor> {
         let (count, _, c3) = windows.dims3()?;
         let (h, w) = self.stripes.window(map)?;
-        let v = windows.narrow(2, c3 / 3 * 2, c3 / 3)?; // (B', h * w, C)
-        v.transpose(1, 2)?.reshape((count, c3 / 3, h, w))
+        let v = windows.reshape((count, h, w, 3, c3 / 3))?.narrow(3, 2, 1)?.squeeze(3)?; // (B', h, w, C)
+        v.permute((0, 3, 1, 2))
+    }
+
+    /// The position encoding of every token, `(B', h * w, 3C)` to `(B', h * w, C)`.
+    fn encode(&self, windows: &Tensor, map: (usize, usize)) -> Result<Tensor> {
+        let v = self.values(windows, map)?; // (B', C, h, w)
+        let Conv2d { weight, bias, options } = &self.get_v;
+        let (h, w) = self.stripes.window(map)?;
+        if h <= w {
+            return self.get_v.forward(&v)?.flatten_from(2)?.transpose(1, 2);
+        }
+        // Kernels run along the rows of a picture, and those of a vertical stripe are short: it goes on its side.
+        let mut options = *options;
+        for axes in [&mut options.stride, &mut options.padding, &mut options.dilation] {
+            axes.reverse();
+        }
+        let lepe = sconce_ops::conv2d(&v.transpose(2, 3)?, &weight.transpose(2, 3)?, bias.as_ref(), &options)?;
+        let (count, c, ..) = lepe.dims4()?;
+        lepe.permute((0, 3, 2, 1))?.reshape((count, h * w, c)) // (B', C, w, h) to (B', h * w, C)
     }
 
     /// Mixes the tokens of one branch.
@@ -138,8 +159,7 @@ impl LepeAttention {
         let dropout = if train { self.attn_drop } else { 0.0 };
         let options = AttentionOptions { scale: self.scale, dropout, ..Default::default() };
         let mixed = attention_packed(&windows, self.heads, &options)?; // (B', h * w, C)
-        let lepe = self.get_v.forward(&self.values(&windows, map)?)?; // (B', C, h, w)
-        let mixed = (mixed + lepe.flatten_from(2)?.transpose(1, 2)?)?; // (B', h * w, C)
+        let mixed = (mixed + self.encode(&windows, map)?)?; // (B', h * w, C)
         let (h, w) = self.stripes.window(map)?;
         let mixed = mixed.reshape((b, map.0 / h, map.1 / w, h, w, c))?;
         mixed.permute((0, 1, 3, 2, 4, 5))?.reshape((b, n, c))

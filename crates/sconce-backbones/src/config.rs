@@ -67,10 +67,10 @@ macro_rules! families {
 }
 
 families! {
-    /// BViT.
-    Bvit(bvit),
     /// BOAT-Swin, BOAT-CSWin.
     Boat(boat),
+    /// BViT.
+    Bvit(bvit),
     /// ConvMixer.
     Convmixer(convmixer),
     /// CSWin.

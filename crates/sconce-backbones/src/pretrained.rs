@@ -145,6 +145,8 @@ mod tests {
             ("test_vit", "model."),
             ("test_dino", "teacher.module.backbone."),
             ("test_resnet_basic", "state_dict.module."),
+            ("test_cswin", "state_dict_ema."),
+            ("test_boat_swin", "model."),
             ("test_resnet_bottleneck", ""),
         ] {
             let record = pretrained(name).unwrap();

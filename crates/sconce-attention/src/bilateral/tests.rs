@@ -112,15 +112,16 @@ fn a_single_leaf_borrows_from_the_next_image_only_when_told_to() {
 fn all_float_types_flow() {
     let (mixer, store) = mixer(&config());
     let expected = mixer.forward_t(&tokens(2, 2, 16), false).unwrap();
-    for (dtype, allowed) in [(DType::F32, 1e-4), (DType::F16, 0.5), (DType::BF16, 2.0)] {
+    for (dtype, allowed) in [(DType::F32, 1e-5), (DType::F16, 0.1), (DType::BF16, 0.3)] {
         let tensors = store.iter().map(|p| (p.name.to_string(), p.var.as_detached_tensor()));
         let vb = sconce_nn::Checkpoint::from_tensors(tensors).vb(dtype, &Device::Cpu);
         let mixer = BilateralAttention::new(&config(), vb).unwrap();
         let ys = mixer.forward_t(&tokens(2, 2, 16).to_dtype(dtype).unwrap(), false).unwrap();
         assert_eq!(ys.dtype(), dtype);
-        // Rounded queries may move a token to another leaf: most values must be near, not all.
-        let error = (ys.to_dtype(DType::F64).unwrap() - &expected).unwrap().abs().unwrap();
-        assert!(error.mean_all().unwrap().to_scalar::<f64>().unwrap() < allowed, "{dtype:?}");
+        // Rounded queries may move a token to another leaf: values must be near on average, not all of them.
+        let mean = |xs: Tensor| xs.abs().unwrap().mean_all().unwrap().to_scalar::<f64>().unwrap();
+        let error = mean((ys.to_dtype(DType::F64).unwrap() - &expected).unwrap()) / mean(expected.clone());
+        assert!(error < allowed, "{dtype:?}: {error}");
     }
 }
 
