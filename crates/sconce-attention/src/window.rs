@@ -175,13 +175,8 @@ impl WindowAttention {
     fn attend(&self, qkv: &Tensor, windows: &Windows, train: bool) -> Result<Tensor> {
         let mut bias = self.position_bias(windows.size)?.unsqueeze(0)?; // (1, heads, area, area)
         if let Some(mask) = windows.mask(bias.dtype(), bias.device())? {
+            // Every picture of the batch has the same masks.
             bias = bias.broadcast_add(&mask.unsqueeze(1)?)?; // (windows, heads, area, area)
-            let b = qkv.dim(0)? / windows.len();
-            if b > 1 {
-                let (_, heads, area, _) = bias.dims4()?;
-                let each = bias.unsqueeze(0)?.broadcast_as((b, windows.len(), heads, area, area))?;
-                bias = each.reshape((b * windows.len(), heads, area, area))?;
-            }
         }
         let options = AttentionOptions {
             scale: self.scale,

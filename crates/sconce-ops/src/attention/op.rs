@@ -115,10 +115,13 @@ struct Call {
 impl Call {
     fn with_inputs<T: Float, R>(&self, f: impl FnOnce(&Inputs<'_, T>) -> Result<R>) -> Result<R> {
         let padding = padding(&self.plan)?;
+        let bias_period = self.plan.bias.as_ref().map_or(1, |bias| bias.dims()[0].max(1));
         let bias = self.plan.bias.as_ref().map(Tensor::storage_and_layout);
         let bias = bias.as_ref().map(|(data, layout)| View::new(cpu_slice(data)?, layout)).transpose()?;
-        let run =
-            |[q, k, v]: [View<'_, T>; 3]| f(&Inputs { q, k, v, bias, padding: padding.as_deref(), plan: &self.plan });
+        let run = |[q, k, v]: [View<'_, T>; 3]| {
+            let padding = padding.as_deref();
+            f(&Inputs { q, k, v, bias, bias_period, padding, plan: &self.plan })
+        };
         match &self.source {
             Source::Separate(qkv) => {
                 let [q, k, v] = qkv.each_ref().map(Tensor::storage_and_layout);

@@ -18,7 +18,8 @@ pub enum Mask {
     /// `u8` tensor `(B, Nk)`: one keeps a key, zero hides it.
     Padding(Tensor),
     /// Added to the scaled scores; broadcastable to `(B, heads, Nq, Nk)`; `-inf` hides. Receives a gradient, so it may be
-    /// a learned position bias.
+    /// a learned position bias. Of four dimensions the first may also be a divisor of `B`: sample `b` then takes mask `b`
+    /// modulo that, so that windows of several pictures share the masks of one.
     Additive(Tensor),
     /// [`Mask::Causal`] and [`Mask::Padding`] together.
     CausalPadding(Tensor),
@@ -153,12 +154,16 @@ impl Shape {
         self.b * self.h * self.nq * self.nk * self.d * self.dv == 0
     }
 
-    /// The additive mask with four dimensions, each one or full; not expanded, so that its gradient has its own size.
+    /// The additive mask with four dimensions, each one or full, or a part of the batch that repeats; not expanded, so that its
+    /// gradient has its own size.
     fn broadcast(&self, bias: &Tensor) -> Result<Tensor> {
         let full = [self.b, self.h, self.nq, self.nk];
         let rank = bias.rank();
-        let fits =
-            rank <= 4 && bias.dims().iter().zip(&full[4 - rank..]).all(|(&have, &want)| have == want || have == 1);
+        let repeats = |dim: usize, have: usize| dim == 0 && rank == 4 && have > 0 && self.b.is_multiple_of(have);
+        let fits = rank <= 4
+            && bias.dims().iter().zip(&full[4 - rank..]).enumerate().all(|(dim, (&have, &want))| {
+                have == want || have == 1 || repeats(dim, have) //
+            });
         if !fits {
             let expected = format!("to broadcast to (B, heads, Nq, Nk) = {full:?}");
             return Err(Error::shape(OP, "mask", expected, bias.shape()).into());
@@ -179,7 +184,7 @@ pub(super) struct Plan {
     pub(super) causal: bool,
     /// `(b, nk)`, u8.
     pub(super) padding: Option<Tensor>,
-    /// Four dimensions, each one or full.
+    /// Four dimensions, each one or full; the first may be a divisor of the batch.
     pub(super) bias: Option<Tensor>,
     pub(super) dropout: Option<Dropout>,
 }

@@ -30,7 +30,13 @@ pub(super) fn weights(q: &Tensor, k: &Tensor, plan: &Plan) -> Result<Tensor> {
     }
     let mut scores = (q.contiguous()?.matmul(&k.t()?.contiguous()?)? * plan.scale)?; // (B, heads, Nq, Nk)
     if let Some(bias) = &plan.bias {
-        scores = scores.broadcast_add(&bias.to_dtype(scores.dtype())?)?;
+        let (bias, period) = (bias.to_dtype(scores.dtype())?, bias.dims()[0]);
+        scores = if period == 1 || period == s.b {
+            scores.broadcast_add(&bias)?
+        } else {
+            let scores = scores.reshape((s.b / period, period, s.h, s.nq, s.nk))?;
+            scores.broadcast_add(&bias.unsqueeze(0)?)?.reshape((s.b, s.h, s.nq, s.nk))? // (B, heads, Nq, Nk)
+        };
     }
     if let Some(hidden) = hidden(plan, &scores)? {
         scores = scores.broadcast_add(&hidden)?;

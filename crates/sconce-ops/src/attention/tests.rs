@@ -25,8 +25,11 @@ fn mask(draw: &mut Draw, kind: usize, s: [usize; 4], dtype: DType) -> Result<Mas
         2 => Mask::Padding(keep(draw, s[0], s[3])?),
         3 => Mask::CausalPadding(keep(draw, s[0], s[3])?),
         _ => {
-            let dims: Vec<usize> = s.iter().map(|&n| if draw.bool() { n } else { 1 }).collect();
+            let mut dims: Vec<usize> = s.iter().map(|&n| if draw.bool() { n } else { 1 }).collect();
             let rank = draw.int(1..=4);
+            if s[0].is_multiple_of(2) && draw.bool() {
+                dims[0] = s[0] / 2; // repeats
+            }
             let bias = strided(draw, &dims[4 - rank..], dtype)?;
             let hide = bias.gt(1.0)?;
             let minus = Tensor::full(f64::NEG_INFINITY, bias.shape(), &Device::Cpu)?.to_dtype(dtype)?;
@@ -64,6 +67,7 @@ fn wrong_arguments_are_refused() -> Result<()> {
         Mask::CausalPadding(Tensor::zeros((1, 5), DType::U8, cpu)?),
         Mask::Additive(x(&[2, 5])?),
         Mask::Additive(x(&[1, 2, 3, 5, 5])?),
+        Mask::Additive(x(&[4, 3, 5, 5])?),
         Mask::Additive(Tensor::zeros((5, 5), DType::U8, cpu)?),
     ] {
         assert!(attention(&q, &q, &q, &plain.clone().with_mask(bad)).is_err());
@@ -128,6 +132,28 @@ fn causal_is_an_additive_mask_of_minus_infinity() -> Result<()> {
         let mask = Mask::Additive(Tensor::from_vec(mask, (nq, nk), &Device::Cpu)?);
         let run = |mask| attention(&q, &k, &k, &AttentionOptions::default().with_mask(mask));
         assert_close(&run(Mask::Causal)?, &run(mask)?, 1e-6);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_bias_of_part_of_the_batch_repeats() -> Result<()> {
+    let mut draw = Draw::new(12);
+    let q = draw.normal(&[6, 2, 5, 3], DType::F64)?;
+    for dims in [[2, 2, 5, 5], [3, 1, 5, 5], [2, 2, 1, 5], [3, 2, 5, 1], [1, 2, 5, 5], [6, 1, 5, 5]] {
+        let bias = Var::from_tensor(&draw.normal(&dims, DType::F64)?)?;
+        let run = |mask: Tensor| -> Result<(Tensor, Tensor)> {
+            let ys = attention(&q, &q, &q, &AttentionOptions::default().with_mask(Mask::Additive(mask)))?;
+            let grads = (&ys * &ys)?.sum_all()?.backward()?;
+            Ok((ys, grads.get(&bias).expect("a gradient").clone()))
+        };
+        let (found, grad) = run(bias.as_tensor().clone())?;
+        let (expected, wanted) = run(bias.repeat((6 / dims[0], 1, 1, 1))?)?;
+        assert_close(&found, &expected, 1e-12);
+        assert_close(&grad, &wanted, 1e-12);
+        check_gradients(&[q.clone(), bias.as_tensor().clone()], |x| {
+            attention(&x[0], &x[0], &x[0], &AttentionOptions::default().with_mask(Mask::Additive(x[1].clone())))
+        });
     }
     Ok(())
 }

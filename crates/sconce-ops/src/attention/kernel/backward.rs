@@ -54,8 +54,9 @@ pub(crate) fn backward<T: Float>(inputs: &Inputs<'_, T>, saved: &Saved<'_, T>, t
         let (slice, part) = (task.start / parts, task.start % parts);
         for n in part * each..((part + 1) * each).min(sharing) {
             // Number `n` of those that share: the dimension of size one in the mask counts through its heads or samples.
+            // A mask that repeats is shared by every `bb`-th sample.
             let (heads, h0) = if bh == 1 { (s.h, 0) } else { (1, slice % bh) };
-            let b = if bb == 1 { n / heads } else { slice / bh };
+            let b = n / heads * bb + slice / bh;
             head(inputs, saved, to, (b, h0 + n % heads), sum);
         }
         (sum, ())

@@ -102,6 +102,8 @@ pub(super) struct Inputs<'a, T> {
     pub(super) k: View<'a, T>,
     pub(super) v: View<'a, T>,
     pub(super) bias: Option<View<'a, T>>,
+    /// Samples after which the bias repeats.
+    pub(super) bias_period: usize,
     /// `(b, nk)`.
     pub(super) padding: Option<&'a [u8]>,
     pub(super) plan: &'a Plan,
@@ -120,7 +122,7 @@ impl<T: Float> Inputs<'_, T> {
         let seen = if self.plan.causal { (i + 1).saturating_sub(j).min(line.len()) } else { line.len() };
         if let Some(bias) = &self.bias {
             let [sb, sh, sq, sk] = bias.strides;
-            let start = bias.start + b * sb + h * sh + i * sq + j * sk;
+            let start = bias.start + b % self.bias_period * sb + h * sh + i * sq + j * sk;
             // Loops, not closures: a closure that is not inlined loses the instruction set it is compiled for.
             match sk {
                 1 => {
