@@ -119,11 +119,9 @@ impl Windows {
     fn for_each_place(&self, mut visit: impl FnMut([usize; 2])) {
         let [[rows, columns], [height, width]] = [self.grid, self.size];
         for window in 0..rows * columns {
+            let (top, left) = (window / columns * height, window % columns * width);
             for place in 0..height * width {
-                visit([
-                    window / columns * height + place / width, //
-                    window % columns * width + place % width,
-                ]);
+                visit([top + place / width, left + place % width]);
             }
         }
     }

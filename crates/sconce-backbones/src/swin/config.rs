@@ -4,6 +4,8 @@ use sconce_attention::{MixerSpec, TokenLayout, WindowAttentionConfig, WindowFit}
 use sconce_ops::Activation;
 use serde::{Deserialize, Serialize};
 
+use super::{Broad, BroadStages, StageBroad};
+
 /// Options of a [`SwinTransformer`](super::SwinTransformer), named as in the official code and timm.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -51,6 +53,8 @@ pub struct Config {
     pub attn_drop_rate: f64,
     /// Drop-path probability of the last block; rises linearly from 0.
     pub drop_path_rate: f64,
+    /// A broad connection over the blocks of a stage, which the original does not have.
+    pub broad: Option<Broad>,
 }
 
 impl Default for Config {
@@ -83,6 +87,7 @@ impl Config {
             proj_drop_rate: 0.0,
             attn_drop_rate: 0.0,
             drop_path_rate,
+            broad: None,
         }
     }
 
@@ -166,6 +171,12 @@ impl Config {
         }
     }
 
+    /// As [`test_swin`](Self::test_swin) with a broad connection in every stage.
+    pub fn test_swin_broad() -> Self {
+        let broad = Broad { stages: BroadStages::All, ..Broad::default() };
+        Self { broad: Some(broad), ..Self::test_swin() }
+    }
+
     /// Rows and columns of patches at the configured size.
     pub fn grid(&self) -> (usize, usize) {
         let side = |pixels: usize| pixels.checked_div(self.patch_size).unwrap_or(0);
@@ -192,6 +203,13 @@ impl Config {
     pub fn mlp_dim(&self, dim: usize) -> usize {
         // The ratio may itself be a quotient of two integers: what rounding took from it must not cost a channel.
         (dim as f64 * self.mlp_ratio + 1e-6) as usize
+    }
+
+    /// The broad connection of a stage that has one.
+    pub fn stage_broad(&self, stage: usize) -> Option<StageBroad> {
+        let Broad { connection, stages } = self.broad?;
+        let here = stages == BroadStages::All || stage + 1 == self.depths.len();
+        here.then_some(StageBroad { connection, window: [self.window_size; 2], fit: self.window_fit })
     }
 
     /// The attention of the block that `spec` tells of: shifted in every second block of a stage.

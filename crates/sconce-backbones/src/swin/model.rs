@@ -9,7 +9,7 @@ use sconce_nn::{
     patch_embed, pos_embed::resample_deit,
 };
 
-use super::{Block, Config, PatchMerging};
+use super::{Block, Config, PatchMerging, StageBroad};
 use crate::{Backbone, BackboneConfig, FeatureInfo, Intermediates};
 
 const INIT: Init = Init::TruncNormal { std: 0.02 };
@@ -47,6 +47,8 @@ pub struct SwinTransformer {
 pub struct Stage {
     /// The blocks in order.
     pub blocks: Vec<Block>,
+    /// Connects all blocks to what the last one gives; absent in the original.
+    pub broad: Option<StageBroad>,
     /// Absent in the last stage.
     pub downsample: Option<PatchMerging>,
 }
@@ -60,7 +62,19 @@ impl Stage {
     /// # Errors
     /// When the tokens do not fit.
     pub fn forward_blocks(&self, xs: &Tensor, layout: TokenLayout, train: bool) -> Result<Tensor> {
-        self.blocks.iter().try_fold(xs.clone(), |xs, block| block.forward_layout(&xs, layout, train))
+        let Some(broad) = &self.broad else {
+            return self.blocks.iter().try_fold(xs.clone(), |xs, block| block.forward_layout(&xs, layout, train));
+        };
+        let (mut xs, mut layers) = (xs.clone(), Vec::with_capacity(self.blocks.len()));
+        for (i, block) in self.blocks.iter().enumerate() {
+            let (ys, qkv) = block.forward_qkv(&xs, layout, train)?;
+            let Some(qkv) = qkv else {
+                bail!("swin: the mixer of block {i} does not hand out its queries, keys and values")
+            };
+            layers.push(qkv);
+            xs = ys;
+        }
+        if layers.is_empty() { Ok(xs) } else { broad.forward(&xs, &layers, layout) }
     }
 
     /// What the next stage starts from.
@@ -98,6 +112,9 @@ impl SwinTransformer {
         if stages == 0 || cfg.num_heads.len() != stages {
             bail!("swin: {} depths and {} numbers of heads make no stages", stages, cfg.num_heads.len())
         }
+        if cfg.stage_dim(stages - 1).is_none() {
+            bail!("swin: too many channels after {stages} stages from {}", cfg.embed_dim)
+        }
         let layout = cfg.stage_layout(0);
         if layout.is_empty() || cfg.embed_dim == 0 {
             bail!("swin: no tokens of {} channels from {:?} pixels", cfg.embed_dim, cfg.img_size)
@@ -113,8 +130,7 @@ impl SwinTransformer {
         let (mut layers, mut dim) = (Vec::with_capacity(stages), cfg.embed_dim);
         for (stage, (&blocks, &heads)) in cfg.depths.iter().zip(&cfg.num_heads).enumerate() {
             let vb = vb.pp("layers").pp(stage);
-            let Some(channels) = cfg.stage_dim(stage) else { bail!("swin: stage {stage} has too many channels") };
-            dim = channels;
+            dim = cfg.embed_dim << stage;
             let spec = MixerSpec {
                 block: 0,
                 depth,
@@ -134,7 +150,8 @@ impl SwinTransformer {
             };
             let blocks = rates.by_ref().take(blocks).enumerate().map(make).collect::<Result<_>>()?;
             let merging = || PatchMerging::new(dim, cfg.norm_eps, vb.pp("downsample"));
-            layers.push(Stage { blocks, downsample: (stage + 1 < stages).then(merging).transpose()? });
+            let downsample = (stage + 1 < stages).then(merging).transpose()?;
+            layers.push(Stage { blocks, broad: cfg.stage_broad(stage), downsample });
         }
         let mut model = Self {
             patch_embed,

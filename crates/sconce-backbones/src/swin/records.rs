@@ -36,6 +36,7 @@ pub(crate) fn models() -> Vec<Pretrained> {
         swin_384.model("swin_large_patch4_window12_384", S::swin_large_patch4_window12_384(), 196_735_516),
         swin.test("test_swin", S::test_swin()),
         swin.test("test_swin_ape", S::test_swin_ape()),
+        swin.test("test_swin_broad", S::test_swin_broad()),
     ]
 }
 

@@ -160,10 +160,9 @@ impl Shape {
         let full = [self.b, self.h, self.nq, self.nk];
         let rank = bias.rank();
         let repeats = |dim: usize, have: usize| dim == 0 && rank == 4 && have > 0 && self.b.is_multiple_of(have);
-        let fits = rank <= 4
-            && bias.dims().iter().zip(&full[4 - rank..]).enumerate().all(|(dim, (&have, &want))| {
-                have == want || have == 1 || repeats(dim, have) //
-            });
+        let sizes = bias.dims().iter().zip(full[4usize.saturating_sub(rank)..].iter()).enumerate();
+        let mut sizes = sizes.map(|(dim, (&have, &want))| have == want || have == 1 || repeats(dim, have));
+        let fits = rank <= 4 && sizes.all(|fits| fits);
         if !fits {
             let expected = format!("to broadcast to (B, heads, Nq, Nk) = {full:?}");
             return Err(Error::shape(OP, "mask", expected, bias.shape()).into());
