@@ -129,7 +129,11 @@ impl Traced {
         taps.insert("patch_embed.proj.in".into(), input.clone());
         taps.insert("patch_embed.proj.out".into(), model.patch_embed.proj.forward(input)?);
         let (mut xs, mut layout) = model.embed(input, train)?;
-        taps.insert("patch_embed.out".into(), shaped(&model.patch_embed.forward(input)?, layout)?);
+        let patches = model.patch_embed.proj.forward(input)?.flatten_from(2)?.transpose(1, 2)?;
+        taps.insert("patch_embed.norm.in".into(), shaped(&patches, layout)?);
+        for name in ["patch_embed.norm.out", "patch_embed.out"] {
+            taps.insert(name.into(), shaped(&model.patch_embed.forward(input)?, layout)?);
+        }
         taps.insert("pos_drop.out".into(), shaped(&xs, layout)?);
         let mut mixers = self.mixers.iter();
         for (s, stage) in model.layers.iter().enumerate() {
@@ -169,6 +173,7 @@ impl Traced {
         let pooled = model.forward_head(&features, true, train)?;
         taps.insert("avgpool.in".into(), features.transpose(1, 2)?);
         taps.insert("avgpool.out".into(), pooled.unsqueeze(2)?);
+        taps.insert("head.global_pool.in".into(), shaped(&features, layout)?);
         taps.insert("head.global_pool.out".into(), pooled.clone());
         taps.insert("head.fc.in".into(), pooled.clone());
         taps.insert("head.in".into(), if timm { shaped(&features, layout)? } else { pooled });

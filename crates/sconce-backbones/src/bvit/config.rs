@@ -168,6 +168,6 @@ impl Config {
     /// stem the first of them are used.
     pub fn pos_rows(&self) -> usize {
         let side = |pixels: usize| pixels.checked_div(self.patch_size).unwrap_or(0);
-        side(self.img_size[0]) * side(self.img_size[1]) + 1
+        side(self.img_size[0]).saturating_mul(side(self.img_size[1])).saturating_add(1)
     }
 }

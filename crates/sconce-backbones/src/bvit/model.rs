@@ -63,7 +63,8 @@ impl BViT {
     ) -> Result<Self> {
         let (height, width) = cfg.grid(cfg.img_size.into());
         let dim = cfg.embed_dim;
-        if height * width * dim == 0 || cfg.depth == 0 {
+        let patches = height.checked_mul(width).filter(|n| *n > 0);
+        if patches.is_none() || cfg.pos_rows().checked_mul(dim).is_none_or(|n| n == 0) || cfg.depth == 0 {
             bail!("bvit: no {} blocks on tokens of {dim} channels from {:?} pixels", cfg.depth, cfg.img_size)
         }
         let side = cfg.patch_size;
@@ -313,6 +314,8 @@ mod tests {
             Config { patch_size: 0, ..Config::test_bvit() },
             Config { depth: 0, ..Config::test_bvit() },
             Config { img_size: [4, 4], ..Config::test_bvit() },
+            Config { img_size: [usize::MAX; 2], ..Config::test_bvit() },
+            Config { embed_dim: 0, ..Config::test_bvit() },
         ] {
             assert!(BViT::new(&bad, vb()).is_err(), "{bad:?}");
         }

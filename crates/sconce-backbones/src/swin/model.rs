@@ -116,7 +116,8 @@ impl SwinTransformer {
             bail!("swin: too many channels after {stages} stages from {}", cfg.embed_dim)
         }
         let layout = cfg.stage_layout(0);
-        if layout.is_empty() || cfg.embed_dim == 0 {
+        let tokens = layout.height.checked_mul(layout.width).and_then(|n| n.checked_mul(cfg.embed_dim));
+        if tokens.is_none_or(|n| n == 0) {
             bail!("swin: no tokens of {} channels from {:?} pixels", cfg.embed_dim, cfg.img_size)
         }
         let mut patch_embed = patch_embed(cfg.in_chans, cfg.embed_dim, cfg.patch_size, vb.pp("patch_embed"))?;

@@ -213,6 +213,7 @@ fn options_that_contradict_each_other_are_refused() {
         Config { embed_dim: 0, ..Config::test_swin() },
         Config { embed_dim: 1 << (usize::BITS - 2), ..Config::test_swin() },
         Config { img_size: [3, 32], ..Config::test_swin() },
+        Config { img_size: [usize::MAX; 2], ..Config::test_swin() },
     ] {
         assert!(SwinTransformer::new(&bad, store().vb()).is_err(), "{bad:?}");
     }
