@@ -70,7 +70,7 @@ impl ModelConfig for Config {
 mod tests {
     use std::collections::BTreeSet;
 
-    use candle_core::{DType, Device, Tensor};
+    use candle_core::{DType, Device, ModuleT, Tensor};
     use sconce_nn::{KeyMap, ParamStore, SaveOptions, Source, save_tensors};
 
     use super::super::Padding;
@@ -126,6 +126,16 @@ mod tests {
         let found: Vec<_> = model.feature_info().into_iter().map(|i| (i.module, i.channels, i.reduction)).collect();
         let wanted = [(0, 16, 2), (2, 24, 4), (4, 40, 8), (10, 112, 16), (15, 320, 32)];
         assert_eq!(found, wanted.map(|(number, channels, r)| (format!("_blocks.{number}"), channels, r)));
+    }
+
+    #[test]
+    fn half_precision_flows() {
+        for dtype in [DType::F16, DType::BF16] {
+            let store = ParamStore::new(1, dtype, &Device::Cpu);
+            let model = EfficientNetLite::new(&Config::test_efficientnet_lite(), store.vb()).unwrap();
+            let ys = model.forward_t(&picture(32).to_dtype(dtype).unwrap(), true).unwrap();
+            assert_eq!((ys.dtype(), ys.dims()), (dtype, &[1, 10][..]));
+        }
     }
 
     #[test]
