@@ -326,3 +326,89 @@ impl TokensToToken {
         Ok((self.project.forward(&tokens)?, grid))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{D, DType, Device};
+    use sconce_nn::{Generator, ParamStore};
+
+    use super::*;
+
+    const DIM: usize = 12;
+    const EMB: usize = 4;
+
+    /// Weights and tokens large enough for attention to be far from uniform.
+    fn setting() -> (ParamStore, Tensor) {
+        let draw = |shape: &[usize]| Generator::new(2).normal(0.0, 1.0, shape, DType::F64, &Device::Cpu).unwrap();
+        (ParamStore::new(1, DType::F64, &Device::Cpu), draw(&[2, 7, DIM]))
+    }
+
+    fn enlarge(store: &ParamStore, pattern: &str) {
+        for param in store.group(pattern) {
+            store.set(&param.name, &(param.var.as_tensor() * 30.0).unwrap()).unwrap();
+        }
+    }
+
+    fn distance(a: &Tensor, b: &Tensor) -> f64 {
+        assert_eq!(a.dims(), b.dims());
+        (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
+    }
+
+    /// `weights v`, projected, on top of the values, then the MLP with its residual.
+    fn rest(weights: &Tensor, eps: f64, v: &Tensor, proj: &Linear, mlp: impl Fn(&Tensor) -> Tensor) -> Tensor {
+        let sums = (weights.sum_keepdim(D::Minus1).unwrap() + eps).unwrap();
+        let weights = weights.broadcast_div(&sums).unwrap();
+        let xs = (v + proj.forward(&weights.matmul(&v.contiguous().unwrap()).unwrap()).unwrap()).unwrap();
+        (&xs + mlp(&xs)).unwrap()
+    }
+
+    fn parts(packed: &Tensor) -> [Tensor; 3] {
+        [0, 1, 2].map(|i| part(packed, i).unwrap().contiguous().unwrap())
+    }
+
+    #[test]
+    fn softmax_attention_is_scaled_by_the_width_of_its_input() {
+        let (store, xs) = setting();
+        let module = TokenTransformer::new(DIM, EMB, store.vb()).unwrap();
+        enlarge(&store, "attn.*");
+        let [q, k, v] = parts(&module.attn.qkv.forward(&module.norm1.forward(&xs).unwrap()).unwrap());
+        let scores = (q.matmul(&k.t().unwrap().contiguous().unwrap()).unwrap() / (DIM as f64).sqrt()).unwrap();
+        let mlp = |xs: &Tensor| module.mlp.forward_t(&module.norm2.forward(xs).unwrap(), false).unwrap();
+        let want = rest(&scores.exp().unwrap(), 0.0, &v, &module.attn.proj, mlp);
+        assert!(distance(&module.forward_t(&xs, false).unwrap(), &want) < 1e-12);
+    }
+
+    #[test]
+    fn random_features_take_unscaled_keys_and_queries() {
+        let (store, xs) = setting();
+        let module = TokenPerformer::new(DIM, EMB, 0.5, store.vb()).unwrap();
+        enlarge(&store, "kqv.*");
+        let [k, q, v] = parts(&module.kqv.forward(&module.norm1.forward(&xs).unwrap()).unwrap());
+        let features = |xs: &Tensor| {
+            let products = xs.broadcast_matmul(&module.w.t().unwrap()).unwrap();
+            let norms = (xs.sqr().unwrap().sum_keepdim(2).unwrap() / 2.0).unwrap();
+            (products.broadcast_sub(&norms).unwrap().exp().unwrap() / 2f64.sqrt()).unwrap() // (B, N, m), m = 2
+        };
+        let weights = features(&q).matmul(&features(&k).t().unwrap().contiguous().unwrap()).unwrap();
+        let mlp = |xs: &Tensor| {
+            let hidden = gelu(&module.fc1.forward(&module.norm2.forward(xs).unwrap()).unwrap()).unwrap();
+            module.fc2.forward(&hidden).unwrap()
+        };
+        let want = rest(&weights, 1e-8, &v, &module.proj, mlp);
+        assert!(distance(&module.forward_t(&xs, false).unwrap(), &want) < 1e-12);
+        let run = |seed| Generator::new(seed).scope(|| module.forward_t(&xs, true).unwrap());
+        assert!(distance(&run(1), &run(2)) > 1e-3, "dropout in training");
+    }
+
+    #[test]
+    fn windows_overlap_and_reach_beyond_the_edge() {
+        assert_eq!([224, 56, 28].iter().zip(SPLITS).map(|(side, s)| s.count(*side)).collect::<Vec<_>>(), [56, 28, 14]);
+        assert_eq!((SPLITS[0].count(2), SPLITS[0].count(3), SPLITS[1].count(1)), (0, 1, 1));
+        let map = Tensor::arange(0f32, 32.0, &Device::Cpu).unwrap().reshape((1, 2, 4, 4)).unwrap();
+        let (tokens, grid) = TokensToToken::split(1, &map).unwrap();
+        assert_eq!((tokens.dims(), grid), (&[1, 4, 18][..], (2, 2)));
+        let last = tokens.squeeze(0).unwrap().to_vec2::<f32>().unwrap().remove(3);
+        assert_eq!(last[..9], [5., 6., 7., 9., 10., 11., 13., 14., 15.], "channel slowest, then rows");
+        assert!(TokensToToken::split(3, &map).is_err());
+    }
+}
