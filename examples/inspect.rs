@@ -13,7 +13,7 @@ use sconce::backbones::{Pretrained, ShapeRecorder, list_models, pretrained};
 use sconce::candle::{DType, Device, Tensor};
 use sconce::nn::{LoadReport, ParamStore};
 use sconce::ops::count_macs;
-use sconce_examples::numbers::grouped;
+use sconce_examples::numbers::{grouped, peak_memory};
 use sconce_examples::{Error, write_json};
 use serde::Serialize;
 use serde_json::json;
@@ -76,7 +76,7 @@ fn list(arguments: &Arguments, pattern: &str) -> Result<(), Failure> {
         let record = pretrained(name)?;
         let recorder = ShapeRecorder::default();
         record.config.build(recorder.vb())?;
-        println!("{name:<40} {:>13} parameters  {}", grouped(recorder.count() as u64), record.paper);
+        println!("{name:<40} {:>13} parameters  {}", grouped(recorder.count()), record.paper);
         rows.push(json!({ "name": name, "parameters": recorder.count(), "paper": record.paper }));
     }
     if let Some(path) = &arguments.json {
@@ -94,6 +94,8 @@ struct Sheet {
     official_parameters: Option<usize>,
     /// For one input.
     macs: u64,
+    /// Most that the process has had in memory by the end of that pass, in bytes: maps and the program, hardly any weights.
+    peak_memory: Option<u64>,
     input: Vec<usize>,
     maps: Vec<Map>,
     features: Vec<usize>,
@@ -156,6 +158,7 @@ fn measure(record: &Pretrained, size: Option<(usize, usize)>) -> Result<Sheet, F
     let all: Vec<usize> = (0..info.len()).collect();
     // What maps cost beyond the usual pass (norms of a pyramid) does not count.
     let (output, macs) = count_macs(|| model.forward_t(&xs, false));
+    let peak_memory = peak_memory();
     let maps = model.forward_intermediates(&xs, &all, false)?;
     let sample = |tensor: &Tensor| tensor.dims()[1..].to_vec();
     let map = |(info, tensor): (sconce::backbones::FeatureInfo, &Tensor)| Map {
@@ -169,6 +172,7 @@ fn measure(record: &Pretrained, size: Option<(usize, usize)>) -> Result<Sheet, F
         parameters: recorder.count(),
         official_parameters: record.params,
         macs,
+        peak_memory,
         input,
         maps: info.into_iter().zip(&maps.features).map(map).collect(),
         features: sample(&maps.output),
@@ -185,8 +189,11 @@ fn print(sheet: &Sheet) {
     let times = |shape: &[usize]| shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" x ");
     let megabytes = sheet.parameters as f64 * 4e-6;
     println!("model      {}", sheet.name);
-    println!("parameters {} ({megabytes:.1} MB in f32)", grouped(sheet.parameters as u64));
+    println!("parameters {} ({megabytes:.1} MB in f32)", grouped(sheet.parameters));
     println!("MACs       {:.3} G for one input of {}", sheet.macs as f64 / 1e9, times(&sheet.input));
+    if let Some(bytes) = sheet.peak_memory {
+        println!("memory     {} MiB at most for that, with hardly any weights", bytes >> 20);
+    }
     println!("licence    {}", sheet.licence);
     println!("paper      {}", sheet.paper);
     if let Some(source) = sheet.source {

@@ -42,11 +42,3 @@ pub struct Summary {
     /// How it was trained.
     pub options: Options,
 }
-
-/// Most memory that this process has had, in bytes, where the system tells.
-pub(super) fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
-}

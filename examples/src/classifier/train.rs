@@ -13,8 +13,9 @@ use super::data::Data;
 use super::evaluate::{evaluate, loader};
 use super::options::ScheduleName;
 use super::session::Session;
-use super::summary::{Summary, peak_memory};
+use super::summary::Summary;
 use super::{Options, confusion, model};
+use crate::numbers::peak_memory;
 use crate::{Error, write_json, write_text};
 
 /// Classes that a picture of the confusions has room for.

@@ -1,6 +1,7 @@
 //! Accuracy over parameters, as SVG.
 
-use super::table::{Row, grouped};
+use super::table::Row;
+use crate::numbers::grouped;
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 420.0;

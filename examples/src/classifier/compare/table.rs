@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::classifier::Summary;
+use crate::numbers::grouped;
 
 /// A model.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -79,27 +80,9 @@ pub(super) fn markdown(rows: &[Row], seeds: usize) -> String {
     text
 }
 
-/// Digits in groups of three.
-pub(super) fn grouped(number: usize) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn digits_stand_in_threes() {
-        assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
-    }
 
     #[test]
     fn a_row_tells_mean_spread_and_what_is_missing() {
