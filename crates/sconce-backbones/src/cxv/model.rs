@@ -11,7 +11,7 @@ use super::{Config, Layer};
 use crate::{Backbone, BackboneConfig, FeatureInfo, Intermediates};
 
 /// Convolutional X-former, Jeevan and Sethi 2022 (`arXiv:2201.10271`), under the authors' names: CLTV, CNV and CPV, by
-/// [`Config::mixer`].
+/// `Config::mixer`.
 ///
 /// The authors' CNV and CPV work on maps of 32 x 32 alone; these take any size.
 ///
