@@ -201,10 +201,10 @@ fn trace(model: &UniFormer, input: &Tensor, train: bool) -> Result<Taps> {
     if let Some(norm) = &model.norm {
         let ys = norm.forward_t(&xs, train)?;
         tracer.tap("norm", &xs, &ys);
-        if let Some(head) = &model.head {
-            let pooled = model.forward_head(&ys, true, train)?;
-            tracer.tap("head", &pooled, &head.forward(&pooled)?);
-        }
+        let pooled = model.forward_head(&ys, true, train)?;
+        // Without classes the official head is the identity.
+        let out = model.head.as_ref().map_or(Ok(pooled.clone()), |head| head.forward(&pooled))?;
+        tracer.tap("head", &pooled, &out);
     }
     Ok(tracer.taps)
 }
@@ -304,7 +304,10 @@ impl Tracer {
             Some(gamma) => ys.broadcast_mul(gamma),
             None => Ok(ys),
         };
-        let xs = (flat + scale(block.mix(&normed, &dims, self.train)?, &block.gamma_1)?)?;
+        let mut xs = (flat + scale(block.mix(&normed, &dims, self.train)?, &block.gamma_1)?)?;
+        if let (Some(_), &[b, c, h, w]) = (block.window, &dims[..]) {
+            xs = xs.reshape((b, h, w, c))?;
+        }
         self.mlp(name, &block.norm2, &block.mlp, &xs)
     }
 
