@@ -18,23 +18,22 @@ use serde_json::Value;
 use crate::model::{ModelCase, Taps, train_mode};
 use crate::vit::Side;
 
-/// The shared case of this name holds gradients that are not those of its own outputs. The official class on PyTorch 2.15 gives
-/// the file to the last bit and contradicts its own difference quotients (1.196 by differences and 0.161 by its gradient along
-/// one random direction, in double precision); PyTorch 1.13.1 gives the gradients that this library gives, and the quotients agree
-/// with these.
-const REFUTED: &str = "video_split";
-
 pub(crate) fn run(case: &Case) -> Result<()> {
     let json = case.json()?;
     if json.get("rule").is_some() {
         return inflated(case, serde_json::from_value(json)?);
     }
     let config = case.config::<Arguments>()?.build(case, train_mode(&json)?)?;
-    if case.name == REFUTED && contradicts_itself(case, &config)? {
-        let folder = tempfile::tempdir()?;
-        return model(&without_gradients(case, folder.path())?, &config);
+    match model(case, &config) {
+        Err(error) if config.frames.is_some() => match contradicts_itself(case, &config) {
+            Ok(true) => {
+                let folder = tempfile::tempdir()?;
+                model(&without_gradients(case, folder.path())?, &config)
+            }
+            _ => Err(error),
+        },
+        outcome => outcome,
     }
-    model(case, &config)
 }
 
 fn model(case: &Case, config: &Config) -> Result<()> {
@@ -48,7 +47,11 @@ fn model(case: &Case, config: &Config) -> Result<()> {
     .run(case, None)
 }
 
-/// Whether the file's gradient of the input is refuted by difference quotients that confirm ours. A mended file is not.
+/// Whether the file's gradient of the input is refuted by difference quotients that confirm ours.
+///
+/// PyTorch 2.15 errs in the backward pass of batch norm in evaluation on clips whose last map is one place in a channels-last
+/// layout: the official class then contradicts its own difference quotients, by 1.196 to 0.161 along one random direction of
+/// `video_split`, and PyTorch 1.13.1 gives other gradients, those of this library.
 fn contradicts_itself(case: &Case, config: &Config) -> Result<bool> {
     let io = case.tensors()?;
     let model = UniFormer::new(config, Weights::new(&case.weights()?, "", DType::F64)?.vb(DType::F64))?;
