@@ -5,6 +5,7 @@
 //!   preprocessing and provenance. The weights take no memory, so models of any size can be looked at.
 //! - `inspect resnet50 --weights resnet50.pth` tells what fits and what does not; with `--strict` a misfit is an error.
 
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -72,11 +73,19 @@ fn list(arguments: &Arguments, pattern: &str) -> Result<(), Failure> {
         return Err(Error::new(format!("no model's name matches `{pattern}`")).into());
     }
     let mut rows = Vec::new();
+    let (mut out, mut read) = (std::io::stdout().lock(), true);
     for name in names {
         let record = pretrained(name)?;
         let recorder = ShapeRecorder::default();
         record.config.build(recorder.vb())?;
-        println!("{name:<40} {:>13} parameters  {}", grouped(recorder.count()), record.paper);
+        let line = format!("{name:<40} {:>13} parameters  {}", grouped(recorder.count()), record.paper);
+        // A reader that has seen enough, such as `head`, closes the pipe.
+        if read && let Err(error) = writeln!(out, "{line}") {
+            match error.kind() {
+                ErrorKind::BrokenPipe => read = false,
+                _ => return Err(error.into()),
+            }
+        }
         rows.push(json!({ "name": name, "parameters": recorder.count(), "paper": record.paper }));
     }
     if let Some(path) = &arguments.json {
