@@ -39,6 +39,10 @@ impl<M> ModelCase<'_, M> {
             None => weights.vb(dtype),
         };
         let (io, tensors) = (case.tensors()?, case.weights()?);
+        let further = ["mask", "context"].into_iter().find(|name| io.find(name).is_some());
+        if let (Some(name), false) = (further, case.system == "linear_attention") {
+            return Err(format!("a backbone has no use for the input {name}").into());
+        }
         let input = Var::from_tensor(io.get("input")?)?;
         // In training mode a pass moves running statistics: each pass has a model of its own.
         let single = || -> Result<(M, Weights)> {
