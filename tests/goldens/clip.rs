@@ -14,7 +14,7 @@ use serde_json::Value;
 /// The arguments of OpenAI's constructor.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct OpenAi {
+pub(crate) struct OpenAi {
     embed_dim: usize,
     image_resolution: usize,
     vision_layers: Layers,
@@ -35,7 +35,7 @@ enum Layers {
 }
 
 impl OpenAi {
-    fn config(&self) -> Result<Config> {
+    pub(crate) fn config(&self) -> Result<Config> {
         let image_size = self.image_resolution;
         let transformer = TransformerConfig {
             heads: Some(self.transformer_heads),

@@ -6,10 +6,12 @@
 mod boat;
 mod bvit;
 mod clip;
+mod clip_adapter;
 mod clip_preprocess;
 mod clip_tokenizer;
 mod common;
 mod convmixer;
+mod coop;
 mod cswin;
 mod cxv;
 mod dino;
@@ -32,9 +34,11 @@ const SYSTEMS: &[(&str, Run)] = &[
     ("boat", boat::run),
     ("bvit", bvit::run),
     ("clip", clip::run),
+    ("clip_adapter", clip_adapter::run),
     ("clip_preprocess", clip_preprocess::run),
     ("clip_tokenizer", clip_tokenizer::run),
     ("common", common::run),
+    ("coop", coop::run),
     ("convmixer", convmixer::run),
     ("cswin", cswin::run),
     ("cxv", cxv::run),

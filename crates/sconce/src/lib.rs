@@ -27,6 +27,7 @@ pub mod hub;
 pub use candle_core as candle;
 pub use candle_nn;
 pub use device::{DeviceError, device};
+pub use sconce_adapt as adapt;
 pub use sconce_attention as attention;
 pub use sconce_backbones as backbones;
 pub use sconce_clip as clip;

@@ -1,0 +1,26 @@
+//! Heads that fit a frozen dual encoder to a task with a few labelled pictures.
+//!
+//! | head | learns | paper |
+//! | --- | --- | --- |
+//! | [`CoOp`] | the words around the class name, as embeddings | Zhou et al. 2022, `arXiv:2109.01134` |
+//! | [`CoCoOp`] | the same, shifted by each picture | Zhou et al. 2022, `arXiv:2203.05557` |
+//! | [`ClipAdapter`] | a small residual network on the features | Gao et al. 2021, `arXiv:2110.04544` |
+//! | [`TipAdapter`] | nothing, or the keys of a cache of the labelled pictures | Zhang et al. 2022, `arXiv:2111.03930` |
+//!
+//! The dual encoder stays as it is: load it with [`Bundle::load`](sconce_clip::Bundle::load), whose tensors are no
+//! variables, and put a head's parameters into a [`ParamStore`](sconce_nn::ParamStore) of their own. Gradients then flow
+//! through the text tower and stop at the head. Features of the pictures never change: compute them once.
+
+mod clip_adapter;
+mod cocoop;
+mod coop;
+mod error;
+mod prompt;
+mod tip_adapter;
+
+pub use clip_adapter::{Adapter, ClipAdapter, ClipAdapterConfig};
+pub use cocoop::CoCoOp;
+pub use coop::{CoOp, load_options, nearest_words};
+pub use error::{Error, Result};
+pub use prompt::{ClassPosition, PromptConfig, Prompts};
+pub use tip_adapter::{Grid, TipAdapter, TipSearch};
