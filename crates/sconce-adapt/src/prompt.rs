@@ -74,6 +74,20 @@ impl Prompts {
         tokenizer: &dyn Tokenize,
         classes: &[C],
     ) -> crate::Result<Self> {
+        Self::with_ending(cfg, text, tokenizer, classes, ".")
+    }
+
+    /// As [`Self::new`], with other words than a full stop behind each class name, as they stand: ` , a sketch image..`.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_ending<C: AsRef<str>>(
+        cfg: &PromptConfig,
+        text: &TextTransformer,
+        tokenizer: &dyn Tokenize,
+        classes: &[C],
+        ending: &str,
+    ) -> crate::Result<Self> {
         if classes.is_empty() {
             return Err(Error::NoClasses);
         }
@@ -89,7 +103,7 @@ impl Prompts {
         let (mut ids, mut ends, mut name_lens) = (vec![], vec![], vec![]);
         for class in classes.iter().map(|class| spaced(class.as_ref())) {
             let mut row = vec![tokenizer.start_token()];
-            row.extend(tokenizer.encode(&format!("{phrase} {class}."))?);
+            row.extend(tokenizer.encode(&format!("{phrase} {class}{ending}"))?);
             row.push(tokenizer.end_token());
             if row.len() > context {
                 return Err(Error::TooLong { class, tokens: row.len(), context });
