@@ -32,6 +32,7 @@ pub use sconce_attention as attention;
 pub use sconce_backbones as backbones;
 pub use sconce_clip as clip;
 pub use sconce_data as data;
+pub use sconce_hash as hash;
 pub use sconce_metrics as metrics;
 pub use sconce_nn as nn;
 pub use sconce_ops as ops;
