@@ -54,6 +54,24 @@ pub enum Error {
     /// Data that cannot be used as they are: a split without a class, a label out of range.
     #[error("{0}")]
     Data(String),
+    /// A label that is no class.
+    #[error("picture {index} has label {label}, there are {classes} classes")]
+    Label {
+        /// Number of the picture.
+        index: usize,
+        /// Its label.
+        label: u32,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// A training that has gone astray: try a lower learning rate.
+    #[error("the loss of step {step} is {loss}")]
+    NonFiniteLoss {
+        /// Number of the step.
+        step: u64,
+        /// Infinite or no number.
+        loss: f64,
+    },
     /// Reading pictures.
     #[error(transparent)]
     Pictures(#[from] sconce_data::Error),

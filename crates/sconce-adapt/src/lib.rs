@@ -15,6 +15,7 @@ mod clip_adapter;
 mod cocoop;
 mod coop;
 mod error;
+mod fit;
 mod prompt;
 mod tip_adapter;
 
@@ -22,5 +23,8 @@ pub use clip_adapter::{Adapter, ClipAdapter, ClipAdapterConfig};
 pub use cocoop::CoCoOp;
 pub use coop::{CoOp, load_options, nearest_words};
 pub use error::{Error, Result};
+pub use fit::{
+    EpochStats, FitConfig, FitOptimizer, FitOptions, FitReport, FitSchedule, Validation, accuracy, fit, fit_batches,
+};
 pub use prompt::{ClassPosition, PromptConfig, Prompts};
 pub use tip_adapter::{Grid, TipAdapter, TipSearch};
