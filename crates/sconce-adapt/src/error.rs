@@ -72,6 +72,12 @@ pub enum Error {
         /// Infinite or no number.
         loss: f64,
     },
+    /// Lists of pictures, splits and class names.
+    #[error(transparent)]
+    Protocol(#[from] crate::protocol::ProtocolError),
+    /// A metric of what cannot be counted.
+    #[error(transparent)]
+    Metrics(#[from] sconce_metrics::Error),
     /// Reading pictures.
     #[error(transparent)]
     Pictures(#[from] sconce_data::Error),

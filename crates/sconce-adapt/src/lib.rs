@@ -17,6 +17,7 @@ mod coop;
 mod error;
 mod fit;
 mod prompt;
+pub mod protocol;
 mod tip_adapter;
 
 pub use clip_adapter::{Adapter, ClipAdapter, ClipAdapterConfig};
