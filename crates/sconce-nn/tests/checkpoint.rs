@@ -288,3 +288,23 @@ fn files_that_are_something_else_say_so() {
     std::fs::write(folder.path().join("empty.pth"), b"").unwrap();
     assert!(Checkpoint::open(folder.path().join("empty.pth")).is_err());
 }
+
+#[test]
+fn a_safetensors_header_as_long_as_another_format_begins_is_safetensors() {
+    // 640 is 0x0280, a pickle of protocol 2; 19280 is 0x4b50, `PK` of a zip.
+    let folder = tempfile::tempdir().unwrap();
+    for length in [640u64, 896, 1152, 1408, 19280] {
+        let path = folder.path().join(format!("{length}.safetensors"));
+        let tensor = Tensor::new(&[1f32, 2.], &Device::Cpu).unwrap();
+        let save = |text: usize| {
+            let options = SaveOptions::default().with_metadata("text", "x".repeat(text));
+            save_tensors(&path, [("a".to_owned(), tensor.clone())], &options).unwrap();
+            let bytes = std::fs::read(&path).unwrap();
+            u64::from_le_bytes(*bytes.first_chunk().unwrap())
+        };
+        let empty = save(0);
+        assert_eq!(save((length - empty) as usize), length);
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        assert_eq!(values(&checkpoint, "a"), [1., 2.]);
+    }
+}

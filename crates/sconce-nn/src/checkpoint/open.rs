@@ -46,6 +46,8 @@ fn map(path: &Path) -> Result<(Arc<Path>, Bytes)> {
 pub(super) fn detect(path: &Arc<Path>, file: &Bytes) -> Result<Contents> {
     let bytes = (**file).as_ref();
     match bytes {
+        // First: the length of a header may begin with the bytes of any other format, 640 with those of a pickle.
+        _ if has_header(bytes) => safetensors(path, file),
         [b'P', b'K', ..] => torch::open_zip(path, file),
         [0x80, 2..=5, ..] => torch::open_legacy(path, file),
         [b'<', ..] => Err(Error::unsupported(path, "a web page, not a checkpoint: the download went wrong")),
@@ -56,10 +58,16 @@ pub(super) fn detect(path: &Arc<Path>, file: &Bytes) -> Result<Contents> {
             path,
             "a checkpoint of torch before 0.2 (tar); load and save it again with a newer torch",
         )),
-        // A header of JSON follows its length.
+        // Cut off within its header.
         _ if bytes.get(8) == Some(&b'{') => safetensors(path, file),
         _ => Err(Error::corrupt(path, "neither safetensors nor a PyTorch checkpoint, or cut off at the start")),
     }
+}
+
+/// Whether a header of JSON follows its length, which a pickle's opcodes or a zip's flags would make longer than any file.
+fn has_header(bytes: &[u8]) -> bool {
+    let length = bytes.first_chunk().map_or(u64::MAX, |length| u64::from_le_bytes(*length));
+    length < bytes.len() as u64 && bytes.get(8) == Some(&b'{')
 }
 
 fn safetensors(path: &Arc<Path>, file: &Bytes) -> Result<Contents> {
