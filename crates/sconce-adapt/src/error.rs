@@ -75,6 +75,9 @@ pub enum Error {
     /// Lists of pictures, splits and class names.
     #[error(transparent)]
     Protocol(#[from] crate::protocol::ProtocolError),
+    /// Stopped on request; what was done is kept.
+    #[error("stopped on request")]
+    Interrupted,
     /// A metric of what cannot be counted.
     #[error(transparent)]
     Metrics(#[from] sconce_metrics::Error),

@@ -16,6 +16,7 @@ mod cocoop;
 mod coop;
 mod error;
 mod fit;
+pub mod features;
 mod prompt;
 pub mod protocol;
 mod tip_adapter;
