@@ -14,6 +14,7 @@ mod convmixer;
 mod coop;
 mod cswin;
 mod cxv;
+mod dapl;
 mod dino;
 mod efficientnet_lite;
 mod linear_attention;
@@ -42,6 +43,7 @@ const SYSTEMS: &[(&str, Run)] = &[
     ("convmixer", convmixer::run),
     ("cswin", cswin::run),
     ("cxv", cxv::run),
+    ("dapl", dapl::run),
     ("dino", dino::run),
     ("linear_attention", linear_attention::run),
     ("efficientnet_lite", efficientnet_lite::run),

@@ -5,6 +5,7 @@
 //! | [`CoOp`] | the words around the class name, as embeddings | Zhou et al. 2022, `arXiv:2109.01134` |
 //! | [`CoCoOp`] | the same, shifted by each picture | Zhou et al. 2022, `arXiv:2203.05557` |
 //! | [`ClipAdapter`] | a small residual network on the features | Gao et al. 2021, `arXiv:2110.04544` |
+//! | [`Dapl`] | a context for all domains and one for each, from pictures without labels too | Ge et al. 2022, `arXiv:2202.06687` |
 //! | [`TipAdapter`] | nothing, or the keys of a cache of the labelled pictures | Zhang et al. 2022, `arXiv:2111.03930` |
 //!
 //! The dual encoder stays as it is: load it with [`Bundle::load`](sconce_clip::Bundle::load), whose tensors are no
@@ -14,6 +15,7 @@
 mod clip_adapter;
 mod cocoop;
 mod coop;
+mod dapl;
 mod error;
 mod fit;
 pub mod features;
@@ -24,6 +26,7 @@ mod tip_adapter;
 pub use clip_adapter::{Adapter, ClipAdapter, ClipAdapterConfig};
 pub use cocoop::CoCoOp;
 pub use coop::{CoOp, load_options, nearest_words};
+pub use dapl::{Dapl, DaplConfig, DaplData, DaplLoss, Denominator, PseudoLabels};
 pub use error::{Error, Result};
 pub use fit::{
     EpochStats, FitConfig, FitOptimizer, FitOptions, FitReport, FitSchedule, Validation, accuracy, fit, fit_batches,
