@@ -17,12 +17,15 @@ use sconce::data::{Picture, image_files};
 use sconce_examples::contact_sheet::{self, Tile};
 use sconce_examples::emoji::{self, Emoji, TEST_DOMAIN};
 use sconce_examples::evaluate::{Figures, evaluate};
+use sconce_examples::few_shot::{FewShot, few_shot};
 use sconce_examples::pictures::{self, shown, warn};
 use sconce_examples::{Error, write_json};
 use serde_json::{Map, Value, json};
 
 /// Pictures that go through the model at once.
 const BATCH: usize = 64;
+/// Labelled pictures of each class.
+const SHOTS: usize = 4;
 
 /// Zero-shot classification and search of pictures by text.
 #[derive(Debug, Parser)]
@@ -114,6 +117,8 @@ fn drawings(arguments: &Arguments, bundle: &Bundle, device: &Device) -> Result<M
     let found = evaluate(bundle, &emoji, &images, device)?;
     println!("pictures  {} drawings in the style {TEST_DOMAIN}, none of it seen in training", found.pictures);
     print_figures(&found);
+    let adapted = few_shot(bundle, &emoji, &images, SHOTS, 1)?;
+    print_few_shot(&adapted);
 
     let query = arguments.query.as_deref().unwrap_or("red heart");
     let labels = emoji.iter().map(|e: &Emoji| e.caption.name.clone()).collect::<Vec<_>>();
@@ -123,6 +128,7 @@ fn drawings(arguments: &Arguments, bundle: &Bundle, device: &Device) -> Result<M
 
     let mut figures = Map::new();
     figures.insert("zero_shot".into(), serde_json::to_value(&found)?);
+    figures.insert("few_shot".into(), serde_json::to_value(&adapted)?);
     figures.insert("query".into(), json!({ "text": query, "best": best }));
     Ok(figures)
 }
@@ -143,6 +149,21 @@ fn print_figures(found: &Figures) {
         times(found.image_to_text_r1),
         times(found.text_to_image_r1)
     );
+}
+
+fn print_few_shot(found: &FewShot) {
+    println!(
+        "few shots {} labelled pictures of each of {} subcategories; tested on {} others",
+        found.shots, found.classes, found.tested
+    );
+    println!();
+    let line = |what: &str, value: f64| {
+        println!("  {what:<38} {:>6.2} %   chance {:.2} %", 100.0 * value, 100.0 * found.chance)
+    };
+    line("top-1, zero-shot", found.zero_shot);
+    line("Tip-Adapter, nothing trained", found.tip_adapter);
+    line("Tip-Adapter-F", found.tip_adapter_f);
+    println!();
 }
 
 /// A folder of the user's: classified, searched, or both.

@@ -4,6 +4,7 @@ pub mod classifier;
 pub mod contact_sheet;
 pub mod emoji;
 pub mod evaluate;
+pub mod few_shot;
 pub mod numbers;
 pub mod pictures;
 pub mod pretrain;

@@ -38,6 +38,9 @@ fn an_unseen_drawing_style_is_recognised() {
     assert!(zero_shot("image_to_text_r1") >= 100.0 * zero_shot("r1_chance"), "{figures}");
     assert!(zero_shot("text_to_image_r1") >= 100.0 * zero_shot("r1_chance"), "{figures}");
     assert!(zero_shot("top1") >= 5.0 * zero_shot("top1_chance"), "{figures}");
+    let few = |name: &str| figures["few_shot"][name].as_f64().unwrap();
+    assert!(few("zero_shot") >= 10.0 * few("chance"), "{figures}");
+    assert!(few("tip_adapter").min(few("tip_adapter_f")) > few("zero_shot"), "{figures}");
     let sheet = image::open(folder.path().join("quickstart.png")).unwrap();
     assert!(sheet.width() > 600 && sheet.height() > 200);
 }
