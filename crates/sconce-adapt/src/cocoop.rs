@@ -8,10 +8,14 @@ use sconce_nn::{Activation, Linear, Module, VarBuilder, linear};
 use crate::coop::context;
 use crate::prompt::{ClassPosition, PromptConfig, Prompts};
 
+/// Prompts that [`CoCoOp::predict`] has in memory at once, unless the classes alone are more.
+const PROMPTS: usize = 512;
+
 /// Zhou et al. 2022, "Conditional Prompt Learning for Vision-Language Models" (`arXiv:2203.05557`): a small network shifts the
 /// context by each picture, which carries better to classes that were not trained on.
 ///
-/// Every picture needs a pass of the text tower over all classes.
+/// Every picture needs a pass of the text tower over all classes: `B * K` prompts. Training keeps what all of them need for
+/// their gradients, which is why the paper trains on single pictures; [`predict`](Self::predict) keeps few at a time.
 #[derive(Clone, Debug)]
 pub struct CoCoOp {
     /// `(n_ctx, C)`.
@@ -22,8 +26,10 @@ pub struct CoCoOp {
     pub linear2: Linear,
     /// Everything around the context.
     pub prompts: Prompts,
-    text: TextTransformer,
-    scale: Tensor,
+    /// The frozen text tower.
+    pub text: TextTransformer,
+    /// Inverse temperature, a scalar.
+    pub scale: Tensor,
 }
 
 impl CoCoOp {
@@ -64,7 +70,7 @@ impl CoCoOp {
     /// # Errors
     /// When the width is another.
     pub fn class_features(&self, image_features: &Tensor) -> Result<Tensor> {
-        let images = normalize(image_features)?;
+        let images = normalize(&image_features.to_dtype(self.linear1.weight.dtype())?)?;
         let shift = self.linear2.forward(&self.linear1.forward(&images)?)?; // (B, C)
         let (batch, classes) = (images.dim(0)?, self.prompts.classes());
         let prompt = |i: usize| self.prompts.assemble(&self.ctx.broadcast_add(&shift.get(i)?)?); // (K, L, C)
@@ -83,7 +89,33 @@ impl CoCoOp {
     /// When the width is another.
     pub fn logits(&self, image_features: &Tensor) -> Result<Tensor> {
         let classes = self.class_features(image_features)?; // (B, K, E)
-        let images = normalize(image_features)?.unsqueeze(1)?; // (B, 1, E)
+        let images = normalize(&image_features.to_dtype(classes.dtype())?)?.unsqueeze(1)?; // (B, 1, E)
         classes.broadcast_mul(&images)?.sum(D::Minus1)?.broadcast_mul(&self.scale)
+    }
+
+    /// As [`logits`](Self::logits) for any number of pictures: a few at a time, and without what gradients would need.
+    ///
+    /// # Shapes
+    /// - `image_features` `(B, E)`, normalised or not; output `(B, K)`
+    ///
+    /// # Errors
+    /// When the width is another.
+    pub fn predict(&self, image_features: &Tensor) -> Result<Tensor> {
+        let constant = |layer: &Linear| Linear {
+            weight: layer.weight.detach(),
+            bias: layer.bias.as_ref().map(Tensor::detach),
+            activation: layer.activation,
+        };
+        let head = Self {
+            ctx: self.ctx.detach(),
+            linear1: constant(&self.linear1),
+            linear2: constant(&self.linear2),
+            ..self.clone()
+        };
+        let (pictures, _) = image_features.dims2()?;
+        let at_once = (PROMPTS / self.prompts.classes()).max(1);
+        let part = |start: usize| head.logits(&image_features.narrow(0, start, at_once.min(pictures - start))?);
+        let parts = (0..pictures).step_by(at_once).map(part).collect::<Result<Vec<_>>>()?;
+        Tensor::cat(&parts, 0)
     }
 }

@@ -22,6 +22,37 @@ pub enum Error {
         /// Tokens the text tower takes.
         context: usize,
     },
+    /// A name that no prompt can be made of.
+    #[error("class {index}, named `{class}`, makes no prompt: {reason}")]
+    ClassName {
+        /// Number of the class.
+        index: usize,
+        /// Its name.
+        class: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A word that a context is to begin as, and that is not one token. The official code counts words where it means tokens,
+    /// so that it would learn a part of such a word and keep the rest as if it belonged to the class name.
+    #[error(
+        "the context cannot begin as `{word}`, which is {tokens} tokens instead of one;          choose a commoner word, or a number of tokens that begin at random"
+    )]
+    Words {
+        /// The word.
+        word: String,
+        /// How many tokens it makes.
+        tokens: usize,
+    },
+    /// A class-specific context for another number of classes.
+    #[error(
+        "the file holds a context for each of {found} classes, here are {classes}: such a context is bound to its classes"
+    )]
+    OtherClasses {
+        /// Number of classes of the file.
+        found: usize,
+        /// Number of classes here.
+        classes: usize,
+    },
     /// Options that contradict each other.
     #[error("{0}")]
     Config(String),

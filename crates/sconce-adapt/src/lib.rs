@@ -12,6 +12,7 @@
 //! variables, and put a head's parameters into a [`ParamStore`](sconce_nn::ParamStore) of their own. Gradients then flow
 //! through the text tower and stop at the head. Features of the pictures never change: compute them once.
 
+mod checkpoint;
 mod clip_adapter;
 mod cocoop;
 mod coop;
@@ -21,15 +22,20 @@ mod fit;
 pub mod features;
 mod prompt;
 pub mod protocol;
+pub mod templates;
 mod tip_adapter;
+mod words;
 
+pub use checkpoint::{load_head, load_options};
 pub use clip_adapter::{Adapter, ClipAdapter, ClipAdapterConfig};
 pub use cocoop::CoCoOp;
 pub use coop::{CoOp, load_options, nearest_words};
 pub use dapl::{Dapl, DaplConfig, DaplData, DaplLoss, Denominator, PseudoLabels};
+pub use coop::CoOp;
 pub use error::{Error, Result};
 pub use fit::{
     EpochStats, FitConfig, FitOptimizer, FitOptions, FitReport, FitSchedule, Validation, accuracy, fit, fit_batches,
 };
 pub use prompt::{ClassPosition, PromptConfig, Prompts};
-pub use tip_adapter::{Grid, TipAdapter, TipSearch};
+pub use tip_adapter::{Grid, TipAdapter, TipConfig, TipSearch};
+pub use words::nearest_words;

@@ -1,11 +1,11 @@
 //! Prompts whose words are learned: where context and class name stand among the frozen tokens.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Tensor, bail};
 use sconce_clip::Tokenize;
 use sconce_clip::model::TextTransformer;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{Error, Result};
 
 /// Where the class name stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,11 +24,13 @@ pub enum ClassPosition {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PromptConfig {
-    /// Number of learned tokens; that of [`ctx_init`](Self::ctx_init)'s tokens where there are words to begin with.
+    /// Number of learned tokens; that of [`ctx_init`](Self::ctx_init)'s words where there are some to begin with.
     pub n_ctx: usize,
-    /// A context for each class instead of one for all.
+    /// A context for each class instead of one for all. The official code has one for all wherever there are words to begin
+    /// with, whatever this says; here each class begins with them.
     pub class_specific: bool,
-    /// Words that the context begins as, `a photo of a`; underscores stand for spaces. Random when `None`.
+    /// Words that the context begins as, `a photo of a`, each a token of its own; underscores stand for spaces. Random when
+    /// there are none.
     pub ctx_init: Option<String>,
     /// Where the class name stands.
     pub position: ClassPosition,
@@ -38,6 +40,35 @@ impl Default for PromptConfig {
     /// CoOp's: 16 tokens for all classes, random, the class name at the end.
     fn default() -> Self {
         Self { n_ctx: 16, class_specific: false, ctx_init: None, position: ClassPosition::End }
+    }
+}
+
+impl PromptConfig {
+    fn words(&self) -> Option<Vec<String>> {
+        let words: Vec<String> = spaced(self.ctx_init.as_deref()?).split_whitespace().map(str::to_owned).collect();
+        (!words.is_empty()).then_some(words)
+    }
+}
+
+fn spaced(text: &str) -> String {
+    text.replace('_', " ")
+}
+
+/// Number of context tokens that words make, one each.
+fn count_words(words: &[String], tokenizer: &dyn Tokenize) -> Result<usize> {
+    for word in words {
+        let tokens = tokenizer.encode(word)?.len();
+        if tokens != 1 {
+            return Err(Error::Words { word: word.clone(), tokens });
+        }
+    }
+    Ok(words.len())
+}
+
+fn warn_of_twins(names: &[String]) {
+    let mut known = std::collections::HashSet::new();
+    for name in names.iter().filter(|name| !known.insert(name.trim().to_lowercase())) {
+        tracing::warn!("two classes are named `{}`: their prompts are the same", name.trim());
     }
 }
 
@@ -65,15 +96,19 @@ pub struct Prompts {
 impl Prompts {
     /// Embeds the prompts of `classes`; underscores in names and words stand for spaces.
     ///
+    /// Two classes of one name get the same prompt and are told in the log: the usual list of `ImageNet`'s names has two such
+    /// pairs.
+    ///
     /// # Errors
-    /// Without classes or context tokens, for a prompt that the context of the text tower does not hold, and for names that
-    /// the tokenizer refuses.
+    /// - [`Error::NoClasses`]; [`Error::ClassName`] for a name without a letter in it or with the text of a special token;
+    /// - [`Error::Config`] for a prompt without context tokens; [`Error::Words`] when a word to begin with is several tokens;
+    /// - [`Error::TooLong`] for a prompt that the context of the text tower does not hold.
     pub fn new<C: AsRef<str>>(
         cfg: &PromptConfig,
         text: &TextTransformer,
         tokenizer: &dyn Tokenize,
         classes: &[C],
-    ) -> crate::Result<Self> {
+    ) -> Result<Self> {
         Self::with_ending(cfg, text, tokenizer, classes, ".")
     }
 
@@ -87,40 +122,58 @@ impl Prompts {
         tokenizer: &dyn Tokenize,
         classes: &[C],
         ending: &str,
-    ) -> crate::Result<Self> {
+    ) -> Result<Self> {
         if classes.is_empty() {
             return Err(Error::NoClasses);
         }
-        let spaced = |words: &str| words.replace('_', " ");
-        let (phrase, n_ctx) = match cfg.ctx_init.as_deref().map(spaced).filter(|words| !words.trim().is_empty()) {
-            Some(words) => (words.trim().to_owned(), tokenizer.encode(words.trim())?.len()),
+        let names: Vec<String> = classes.iter().map(|class| spaced(class.as_ref())).collect();
+        warn_of_twins(&names);
+        let length = text.config.context_length;
+        let (phrase, n_ctx) = match cfg.words() {
+            Some(words) => (words.join(" "), count_words(&words, tokenizer)?),
+            None if cfg.n_ctx == 0 => {
+                return Err(Error::Config("a prompt without context tokens has nothing to learn".into()));
+            }
+            None if cfg.n_ctx >= length => {
+                let tokens = cfg.n_ctx.saturating_add(3); // with start, name and end
+                return Err(Error::TooLong { class: names[0].clone(), tokens, context: length });
+            }
             None => (vec!["X"; cfg.n_ctx].join(" "), cfg.n_ctx),
         };
-        if n_ctx == 0 {
-            return Err(Error::Config("a prompt without context tokens has nothing to learn".into()));
-        }
-        let context = text.config.context_length;
         let (mut ids, mut ends, mut name_lens) = (vec![], vec![], vec![]);
-        for class in classes.iter().map(|class| spaced(class.as_ref())) {
-            let mut row = vec![tokenizer.start_token()];
-            row.extend(tokenizer.encode(&format!("{phrase} {class}{ending}"))?);
-            row.push(tokenizer.end_token());
-            if row.len() > context {
-                return Err(Error::TooLong { class, tokens: row.len(), context });
+        for (index, class) in names.iter().enumerate() {
+            let refuse = |reason| Err(Error::ClassName { index, class: class.clone(), reason });
+            let name = tokenizer.encode(class)?;
+            let tokens = tokenizer.encode(&format!("{phrase} {class}{ending}"))?;
+            if name.is_empty() {
+                return refuse("there is nothing in it to read");
             }
-            ends.push(row.len() - 1);
-            name_lens.push(tokenizer.encode(&class)?.len());
-            row.resize(context, 0);
-            ids.extend(row);
+            if tokens.iter().any(|id| [tokenizer.start_token(), tokenizer.end_token()].contains(id)) {
+                return refuse("it holds the text of a special token");
+            }
+            // Where context and name are not tokens of their own, they have no places.
+            if tokens.len() < n_ctx + name.len() {
+                return refuse("the tokenizer does not keep it apart from what is around it");
+            }
+            if tokens.len() + 2 > length {
+                return Err(Error::TooLong { class: class.clone(), tokens: tokens.len() + 2, context: length });
+            }
+            let start = ids.len();
+            ids.push(tokenizer.start_token());
+            ids.extend(tokens);
+            ends.push(ids.len() - start);
+            ids.push(tokenizer.end_token());
+            ids.resize(start + length, 0);
+            name_lens.push(name.len());
         }
-        let ids = Tensor::from_vec(ids, (classes.len(), context), text.token_embedding.device())?;
+        let ids = Tensor::from_vec(ids, (names.len(), length), text.token_embedding.device())?;
         // The tower is frozen, and so is what is taken from it here.
         let embeddings = text.embed(&ids)?.detach(); // (K, L, C)
-        let has_words = cfg.ctx_init.as_deref().is_some_and(|words| !words.trim().is_empty());
+        let words = cfg.words().map(|_| embeddings.get(0)?.narrow(0, 1, n_ctx)).transpose()?;
         Ok(Self {
             prefix: embeddings.narrow(1, 0, 1)?,
-            suffix: embeddings.narrow(1, 1 + n_ctx, context - 1 - n_ctx)?,
-            words: has_words.then(|| embeddings.narrow(0, 0, 1)?.narrow(1, 1, n_ctx)?.squeeze(0)).transpose()?,
+            suffix: embeddings.narrow(1, 1 + n_ctx, length - 1 - n_ctx)?,
+            words,
             ids,
             ends,
             name_lens,
@@ -141,7 +194,7 @@ impl Prompts {
     ///
     /// # Errors
     /// When the context has another shape.
-    pub fn assemble(&self, ctx: &Tensor) -> Result<Tensor> {
+    pub fn assemble(&self, ctx: &Tensor) -> candle_core::Result<Tensor> {
         let (classes, width) = (self.classes(), self.prefix.dim(2)?);
         let ctx = match *ctx.dims() {
             [n, c] if (n, c) == (self.n_ctx, width) => ctx.unsqueeze(0)?.broadcast_as((classes, n, c))?,
@@ -167,7 +220,7 @@ impl Prompts {
             // `narrow` of no rows is a tensor that `cat` takes.
             Tensor::cat(&parts, 0) // (L, C)
         };
-        let rows = self.name_lens.iter().enumerate().map(row).collect::<Result<Vec<_>>>()?;
+        let rows = self.name_lens.iter().enumerate().map(row).collect::<candle_core::Result<Vec<_>>>()?;
         Tensor::stack(&rows, 0)
     }
 }
