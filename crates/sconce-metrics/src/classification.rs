@@ -152,6 +152,11 @@ impl Confusion {
         Ok(())
     }
 
+    /// Number of classes.
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
     /// Number of samples of class `target` that were taken for `predicted`; 0 for classes that do not
     /// exist.
     pub fn count(&self, target: usize, predicted: usize) -> u64 {

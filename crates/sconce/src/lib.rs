@@ -23,6 +23,8 @@
 mod device;
 #[cfg(feature = "hub")]
 pub mod hub;
+#[cfg(feature = "plot")]
+pub mod plot;
 
 pub use candle_core as candle;
 pub use candle_nn;
