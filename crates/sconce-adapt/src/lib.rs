@@ -18,8 +18,8 @@ mod cocoop;
 mod coop;
 mod dapl;
 mod error;
-mod fit;
 pub mod features;
+mod fit;
 mod prompt;
 pub mod protocol;
 pub mod templates;
@@ -29,9 +29,9 @@ mod words;
 pub use checkpoint::{load_head, load_options};
 pub use clip_adapter::{Adapter, ClipAdapter, ClipAdapterConfig};
 pub use cocoop::CoCoOp;
+pub use coop::CoOp;
 pub use coop::{CoOp, load_options, nearest_words};
 pub use dapl::{Dapl, DaplConfig, DaplData, DaplLoss, Denominator, PseudoLabels};
-pub use coop::CoOp;
 pub use error::{Error, Result};
 pub use fit::{
     EpochStats, FitConfig, FitOptimizer, FitOptions, FitReport, FitSchedule, Validation, accuracy, fit, fit_batches,

@@ -65,24 +65,24 @@ fn typed<T: Float>(source: Source, plan: Plan) -> Result<Tensor> {
             (Shape::from((s.b, s.nq, s.h * s.dv)), Target::packed(&mut out, [s.b, s.h, s.nq, s.dv], 0, 1))
         }
     };
-    let mut log = Vec::new();
-    let logs = tracked.then(|| Target::separate(&mut log, [s.b, s.h, s.nq, 1]));
+    let mut stats = Vec::new();
+    let rows = tracked.then(|| Target::separate(&mut stats, [s.b, s.h, s.nq, 2]));
     call.with_inputs(|inputs: &Inputs<'_, T>| {
-        forward(inputs, &target, logs.as_ref());
+        forward(inputs, &target, rows.as_ref());
         Ok(())
     })?;
     #[expect(unsafe_code, reason = "the result is written by heads")]
     // SAFETY: the targets reserved this many elements and the kernel has written the rows of all queries of all heads.
     unsafe {
         out.set_len(shape.elem_count());
-        log.set_len(if tracked { s.b * s.h * s.nq } else { 0 });
+        stats.set_len(if tracked { s.b * s.h * s.nq * 2 } else { 0 });
     }
     let Source::Separate(qkv) = &source else {
         let Source::Packed(qkv) = &source else { bail!("attention: no such source") };
         if !tracked {
             return Tensor::from_vec(out, shape, qkv.device());
         }
-        let node = Node::new(call, log, out, shape);
+        let node = Node::new(call, stats, out, shape);
         return match &bias {
             Some(bias) => qkv.apply_op2(bias, node),
             None => qkv.apply_op1(node),
@@ -92,7 +92,7 @@ fn typed<T: Float>(source: Source, plan: Plan) -> Result<Tensor> {
     if !tracked {
         return Tensor::from_vec(out, shape, q.device());
     }
-    let node = Node::new(call, log, out, shape);
+    let node = Node::new(call, stats, out, shape);
     match &bias {
         None => q.apply_op3(k, v, node),
         // Candle's operations take at most three arguments, so values and mask share the third place: a token of one element
@@ -151,7 +151,12 @@ impl Call {
     }
 
     /// The gradients of the source, three or one, and of the mask.
-    fn gradients<T: Float>(&self, log: &Tensor, out: &Tensor, grad: &Tensor) -> Result<(Vec<Tensor>, Option<Tensor>)> {
+    fn gradients<T: Float>(
+        &self,
+        stats: &Tensor,
+        out: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Vec<Tensor>, Option<Tensor>)> {
         let s = self.plan.shape;
         let (query, key, value) = ([s.b, s.h, s.nq, s.d], [s.b, s.h, s.nk, s.d], [s.b, s.h, s.nk, s.dv]);
         let mut memory: [Vec<T>; 3] = Default::default();
@@ -168,13 +173,13 @@ impl Call {
         let to = Gradients { q, k, v, bias: dims.map(|(b, h, i, j)| [b, h, i, j]) };
         let dbias = self.with_inputs(|inputs: &Inputs<'_, T>| {
             let (out, grad) = (out.storage_and_layout(), grad.storage_and_layout());
-            let (logs, _) = log.storage_and_layout();
+            let (stats, _) = stats.storage_and_layout();
             Ok(backward(
                 inputs,
                 &Saved {
                     out: self.result(&out.0, out.1)?,
                     grad: self.result(&grad.0, grad.1)?,
-                    log: cpu_slice(&logs)?,
+                    stats: cpu_slice(&stats)?,
                 },
                 &to,
             ))
@@ -220,18 +225,18 @@ type Handover = Arc<Mutex<Vec<(ThreadId, Tensor, Tensor)>>>;
 /// The operation in the graph; it has been computed before it is put there.
 struct Node {
     call: Call,
-    log: Result<Tensor>,
+    stats: Result<Tensor>,
     result: Mutex<Option<CpuStorage>>,
     shape: Shape,
     handover: Handover,
 }
 
 impl Node {
-    fn new<T: Float>(call: Call, log: Vec<T>, out: Vec<T>, shape: Shape) -> Self {
-        let len = log.len();
-        let log = Tensor::from_vec(log, len, &candle_core::Device::Cpu);
+    fn new<T: Float>(call: Call, stats: Vec<T>, out: Vec<T>, shape: Shape) -> Self {
+        let len = stats.len();
+        let stats = Tensor::from_vec(stats, len, &candle_core::Device::Cpu);
         let result = Mutex::new(Some(T::to_cpu_storage_owned(out)));
-        Self { call, log, result, shape, handover: Handover::default() }
+        Self { call, stats, result, shape, handover: Handover::default() }
     }
 
     fn take(&self) -> Result<(CpuStorage, Shape)> {
@@ -242,13 +247,13 @@ impl Node {
     }
 
     fn gradients(&self, out: &Tensor, grad: &Tensor) -> Result<(Vec<Tensor>, Option<Tensor>)> {
-        let log = match &self.log {
-            Ok(log) => log,
+        let stats = match &self.stats {
+            Ok(stats) => stats,
             Err(error) => bail!("attention: {error}"),
         };
         match out.dtype() {
-            DType::F32 => self.call.gradients::<f32>(log, out, grad),
-            _ => self.call.gradients::<f64>(log, out, grad),
+            DType::F32 => self.call.gradients::<f32>(stats, out, grad),
+            _ => self.call.gradients::<f64>(stats, out, grad),
         }
     }
 }

@@ -123,6 +123,23 @@ fn a_fully_masked_row_is_zero_and_passes_no_gradient() -> Result<()> {
     Ok(())
 }
 
+/// Scores that are all the same huge number: each key has an equal share, in the backward pass too.
+#[test]
+fn a_huge_finite_mask_over_a_whole_row_shares_evenly() -> Result<()> {
+    let mut draw = Draw::new(4);
+    let [q, k, v, grad] = [0; 4].map(|_| draw.normal(&[1, 2, 4, 3], DType::F32));
+    let inputs = [q?, k?, v?];
+    let grad = grad?;
+    for huge in [-1e30f32, -1e9, 1e30] {
+        let mask = Tensor::full(huge, (1, 1, 1, 4), &Device::Cpu)?;
+        let options = AttentionOptions::default().with_mask(Mask::Additive(mask)).with_scale(1e-3);
+        let found = gradients(&inputs, &grad, |x| attention(&x[0], &x[1], &x[2], &options))?;
+        let even = grad.mean_keepdim(2)?.broadcast_as(grad.shape())?.contiguous()?;
+        assert_close(&found[2], &even, 1e-6);
+    }
+    Ok(())
+}
+
 #[test]
 fn causal_is_an_additive_mask_of_minus_infinity() -> Result<()> {
     let mut draw = Draw::new(5);

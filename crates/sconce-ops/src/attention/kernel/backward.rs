@@ -1,4 +1,5 @@
-//! The backward pass: tiles of weights are recomputed from the log-sum-exp of their rows.
+//! The backward pass: tiles of weights are recomputed from the highest score and the sum of their rows. The two are kept
+//! apart: their log-sum-exp would lose the sum where all scores of a row are huge.
 
 use super::{
     Inputs, PAD, QUERIES, Target, View,
@@ -27,8 +28,8 @@ pub(crate) struct Gradients<T> {
 pub(crate) struct Saved<'a, T> {
     pub(crate) out: View<'a, T>,
     pub(crate) grad: View<'a, T>,
-    /// Log-sum-exp, `(b, h, nq)`.
-    pub(crate) log: &'a [T],
+    /// Highest score and inverse sum of the rows, `(b, h, nq, 2)`.
+    pub(crate) stats: &'a [T],
 }
 
 /// Writes the gradients; returns that of the additive mask when it is wanted.
@@ -86,7 +87,7 @@ fn head<T: Float>(
     let s = inputs.plan.shape;
     let (q, k, v) = (inputs.q.head(b, h), inputs.k.head(b, h), inputs.v.head(b, h));
     let (out, grad) = (saved.out.head(b, h), saved.grad.head(b, h));
-    let log = &saved.log[(b * s.h + h) * s.nq..][..s.nq];
+    let stats = &saved.stats[(b * s.h + h) * s.nq * 2..][..s.nq * 2];
     let (keys, d, dv) = (key_tile(s.nk), s.d.next_multiple_of(PAD), s.dv.next_multiple_of(PAD));
     let scale = num(inputs.plan.scale);
     let sizes = [
@@ -148,7 +149,8 @@ fn head<T: Float>(
                             let weights = &mut weights[r * keys..][..width];
                             let slopes = &mut slopes[r * keys..][..width];
                             let at = (b, h, i + r);
-                            differentiate(m, inputs, at, j, weights, slopes, (log[i + r], dots[i + r]));
+                            let row = (stats[2 * (i + r)], stats[2 * (i + r) + 1], dots[i + r]);
+                            differentiate(m, inputs, at, j, weights, slopes, row);
                             if let Some([_, _, bq, bk]) = to.bias {
                                 add_bias(dbias, slopes, if bq == 1 { 0 } else { i + r }, j, bk);
                             }
@@ -189,7 +191,7 @@ fn differentiate<T: Float>(
     j: usize,
     weights: &mut [T],
     slopes: &mut [T],
-    (log, dot): (T, T),
+    (max, factor, dot): (T, T, T),
 ) {
     let seen = inputs.mask(at, j, weights);
     let (weights, hidden) = weights.split_at_mut(seen);
@@ -199,7 +201,7 @@ fn differentiate<T: Float>(
     match &inputs.plan.dropout {
         None => {
             for (w, s) in weights.iter_mut().zip(slopes) {
-                *w = m.exp(*w - log);
+                *w = m.exp(*w - max) * factor;
                 *s = *w * (*s - dot);
             }
         }
@@ -208,7 +210,7 @@ fn differentiate<T: Float>(
             let scale = num::<T>(dropout.scale());
             for (n, (w, s)) in weights.iter_mut().zip(slopes).enumerate() {
                 let kept = if row.keeps(j + n) { scale } else { T::zero() };
-                let p = m.exp(*w - log);
+                let p = m.exp(*w - max) * factor;
                 *s = p * (*s * kept - dot);
                 *w = p * kept;
             }

@@ -9,8 +9,8 @@ use crate::{
 /// Queries that share the packed keys: a task.
 const CHUNK: usize = 8 * QUERIES;
 
-/// Writes the result, and the log-sum-exp of every row of scores, `(b, h, nq)`, when wanted.
-pub(crate) fn forward<T: Float>(inputs: &Inputs<'_, T>, out: &Target<T>, log: Option<&Target<T>>) {
+/// Writes the result, and the highest score of every row and the inverse of its sum, `(b, h, nq, 2)`, when wanted.
+pub(crate) fn forward<T: Float>(inputs: &Inputs<'_, T>, out: &Target<T>, stats: Option<&Target<T>>) {
     let s = inputs.plan.shape;
     let chunks = s.nq.div_ceil(CHUNK);
     let tasks = s.b * s.h * chunks;
@@ -19,7 +19,7 @@ pub(crate) fn forward<T: Float>(inputs: &Inputs<'_, T>, out: &Target<T>, log: Op
     for_each(tasks.div_ceil(group), &|i| {
         for task in i * group..((i + 1) * group).min(tasks) {
             let (slice, start) = (task / chunks, task % chunks * CHUNK);
-            chunk(inputs, (slice / s.h, slice % s.h), start..(start + CHUNK).min(s.nq), out, log);
+            chunk(inputs, (slice / s.h, slice % s.h), start..(start + CHUNK).min(s.nq), out, stats);
         }
     });
 }
@@ -35,7 +35,7 @@ fn chunk<T: Float>(
     (b, h): (usize, usize),
     rows: std::ops::Range<usize>,
     out: &Target<T>,
-    log: Option<&Target<T>>,
+    stats: Option<&Target<T>>,
 ) {
     let s = inputs.plan.shape;
     let (q, k, v) = (inputs.q.head(b, h), inputs.k.head(b, h), inputs.v.head(b, h));
@@ -82,10 +82,10 @@ fn chunk<T: Float>(
             // SAFETY: this task alone has query `i` of this head, and the target has room for all queries.
             unsafe {
                 out.write((b, h, i), &sums[r * dv..][..s.dv], |x| x * factor);
-                if let Some(log) = log {
+                if let Some(stats) = stats {
                     // With +inf for a row without keys its weights come out as exp(-inf) = 0 in the backward pass.
-                    let sum = if total[r] == T::zero() { T::infinity() } else { max[r] + total[r].ln() };
-                    log.write((b, h, i), &[sum], |x| x);
+                    let max = if total[r] == T::zero() { T::infinity() } else { max[r] };
+                    stats.write((b, h, i), &[max, factor], |x| x);
                 }
             }
         }
