@@ -30,7 +30,6 @@ pub use checkpoint::{load_head, load_options};
 pub use clip_adapter::{Adapter, ClipAdapter, ClipAdapterConfig};
 pub use cocoop::CoCoOp;
 pub use coop::CoOp;
-pub use coop::{CoOp, load_options, nearest_words};
 pub use dapl::{Dapl, DaplConfig, DaplData, DaplLoss, Denominator, PseudoLabels};
 pub use error::{Error, Result};
 pub use fit::{
