@@ -1,7 +1,6 @@
 //! CLIP-Adapter in all its forms and Tip-Adapter with its search.
 
-use candle_core::{DType, Tensor, Var};
-use candle_nn::VarBuilder;
+use candle_core::{DType, Tensor};
 use sconce::adapt::{Adapter, ClipAdapter, ClipAdapterConfig, Grid, TipAdapter};
 use sconce::nn::{Module, ParamStore};
 use sconce::ops::{cross_entropy, matmul};
@@ -9,6 +8,16 @@ use sconce_tests::golden::{Case, GRADIENT, OUTPUT, Result, Tensors, Weights, com
 
 pub(crate) fn run(case: &Case) -> Result<()> {
     let file = case.tensors()?;
+    let (keys, outputs): (&[&str], &[&str]) = match file.find("cache_values_NxK") {
+        Some(_) => (&["alpha", "beta", "note", "search", "tipF"], &["affinity", "cache_logits", "tip_logits"]),
+        None => (&["keys", "note", "reduction"], &["visual_adapter_raw"]),
+    };
+    if let Some(key) = file.metadata_keys().find(|key| !keys.contains(key)) {
+        return Err(format!("nothing looks at the metadata {key}").into());
+    }
+    if let Some((name, _)) = file.with_prefix("out.").find(|(name, _)| !outputs.contains(name)) {
+        return Err(format!("nothing looks at out.{name}").into());
+    }
     match file.find("cache_values_NxK") {
         Some(values) => tip(&file, values),
         None => adapters(&file),
@@ -19,82 +28,108 @@ pub(crate) fn run(case: &Case) -> Result<()> {
 fn adapters(file: &Tensors) -> Result<()> {
     let reduction = file.metadata("reduction").ok_or("no reduction")?.parse()?;
     let (images, texts) = (file.get("image_features")?, file.get("text_features")?);
+    let dtype = images.dtype();
     let (labels, scale) = (file.get("label")?.to_dtype(DType::U32)?, file.get("logit_scale")?.exp()?);
     let dim = images.dim(1)?;
-    let raw = {
-        let weights = Weights::new(file, "w.visual_adapter.", DType::F32)?;
-        Adapter::new(dim, reduction, weights.vb(DType::F32))?.forward(images)?
-    };
+    if let Some(reference) = file.find("out.visual_adapter_raw") {
+        let weights = Weights::new(file, "w.visual_adapter.", dtype)?;
+        let raw = Adapter::new(dim, reduction, weights.vb(dtype))?.forward(images)?;
+        compare("out.visual_adapter_raw", &raw, reference, OUTPUT)?;
+    }
     let mut compared = 0;
     for (name, reference) in file.iter().filter_map(|(name, t)| Some((name.strip_suffix(".logits")?, t))) {
-        let ratio = |letter: char| -> Result<Option<f64>> {
-            let part = name.split('_').find_map(|part| part.strip_prefix(letter)?.parse::<f64>().ok());
-            Ok(part)
-        };
-        let cfg = ClipAdapterConfig { dim, reduction, visual_ratio: ratio('a')?, text_ratio: ratio('b')? };
-        let weights = Weights::new(file, "w.", DType::F32)?;
-        let vb: VarBuilder = weights.vb(DType::F32);
+        let cfg = config(name, dim, reduction)?;
+        let weights = Weights::new(file, "w.", dtype)?;
         // The visual adapter alone has the names of the released code, without a prefix.
-        let vb = if cfg.text_ratio.is_none() { vb.pp("visual_adapter") } else { vb };
+        let alone = cfg.text_ratio.is_none();
+        let vb = if alone { weights.vb(dtype).pp("visual_adapter") } else { weights.vb(dtype) };
         let logits = ClipAdapter::new(&cfg, vb)?.logits(images, texts, &scale)?;
         compare(&format!("{name}.logits"), &logits, reference, OUTPUT)?;
         let loss = cross_entropy(&logits, &labels, 0.0)?;
         compare(&format!("{name}.loss"), &loss, file.get(&format!("{name}.loss"))?, OUTPUT)?;
         let grads = loss.backward()?;
-        for (key, reference) in file.with_prefix(&format!("{name}.grad.")) {
-            let (tower, rest) = key.split_once('.').ok_or("no tower")?;
-            let var = weights.get(&format!("{tower}_adapter.{rest}")).ok_or_else(|| format!("no weight {key}"))?;
-            let found = grads.get(var.as_tensor()).ok_or_else(|| format!("{key} has no gradient"))?;
-            compare(&format!("{name}.grad.{key}"), found, reference, GRADIENT)?;
-            compared += 1;
+        let adapted = [("visual", cfg.visual_ratio), ("text", cfg.text_ratio)];
+        for (tower, _) in adapted.into_iter().filter(|(_, ratio)| ratio.is_some()) {
+            for layer in ["fc.0.weight", "fc.2.weight"] {
+                let var =
+                    weights.get(&format!("{tower}_adapter.{layer}")).ok_or_else(|| format!("no {tower} {layer}"))?;
+                let found = grads.get(var.as_tensor()).ok_or_else(|| format!("{tower} {layer} has no gradient"))?;
+                let key = format!("{name}.grad.{tower}.{layer}");
+                compare(&key, found, file.get(&key)?, GRADIENT)?;
+                compared += 1;
+            }
         }
     }
-    if compared == 0 {
-        return Err("no gradient to compare".into());
+    let stored = file.iter().filter(|(name, _)| name.contains(".grad.")).count();
+    if compared == 0 || compared != stored {
+        return Err(format!("{compared} gradients were compared, the file has {stored}").into());
     }
-    compare("out.visual_adapter_raw", &raw, file.get("out.visual_adapter_raw")?, OUTPUT)
+    Ok(())
 }
 
-/// The numbers after the words of a note, in their order.
-fn numbers(note: &str) -> Vec<f64> {
-    note.split(|c: char| !c.is_ascii_digit() && c != '.').filter_map(|word| word.parse().ok()).collect()
+/// `visual_a0.2`, `text_b0.2`, `both_a0.6_b0.8`.
+fn config(name: &str, dim: usize, reduction: usize) -> Result<ClipAdapterConfig> {
+    let mut cfg = ClipAdapterConfig { dim, reduction, visual_ratio: None, text_ratio: None };
+    let (kind, ratios) = name.split_once('_').ok_or_else(|| format!("{name} names no ratio"))?;
+    for ratio in ratios.split('_') {
+        match ratio.split_at_checked(1) {
+            Some(("a", number)) => cfg.visual_ratio = Some(number.parse()?),
+            Some(("b", number)) => cfg.text_ratio = Some(number.parse()?),
+            _ => return Err(format!("{name}: no ratio is named {ratio}").into()),
+        }
+    }
+    match (kind, cfg.visual_ratio, cfg.text_ratio) {
+        ("visual", Some(_), None) | ("text", None, Some(_)) | ("both", Some(_), Some(_)) => Ok(cfg),
+        _ => Err(format!("{name} does not say what is adapted").into()),
+    }
+}
+
+/// The numbers of a note that come after some words in it.
+fn numbers_after(note: &str, words: &str) -> Result<Vec<f64>> {
+    let (_, rest) = note.split_once(words).ok_or_else(|| format!("no `{words}` in `{note}`"))?;
+    Ok(rest.split(|c: char| !c.is_ascii_digit() && c != '.').filter_map(|word| word.parse().ok()).collect())
 }
 
 fn tip(file: &Tensors, values: &Tensor) -> Result<()> {
     let number = |key: &str| -> Result<f64> { Ok(file.metadata(key).ok_or_else(|| format!("no {key}"))?.parse()?) };
     let (features, classifier) = (file.get("features")?, file.get("clip_weights_CxK")?);
     let keys = file.get("cache_keys_CxN")?.t()?.contiguous()?;
-    let labels: Vec<u32> = file.get("labels")?.to_dtype(DType::U32)?.to_vec1()?;
+    let labels = file.get("labels")?.to_dtype(DType::U32)?;
     let tip = TipAdapter { keys: keys.clone(), values: values.clone() };
     let (alpha, beta) = (number("alpha")?, number("beta")?);
     let cosines = matmul(features, classifier)?;
-    compare("out.affinity", &matmul(features, &keys.t()?)?, file.get("out.affinity")?, OUTPUT)?;
+    compare("out.affinity", &tip.affinity(features)?, file.get("out.affinity")?, OUTPUT)?;
     compare("out.cache_logits", &tip.cache_logits(features, beta)?, file.get("out.cache_logits")?, OUTPUT)?;
     let logits = tip.logits(&(&cosines * 100.0)?, features, alpha, beta)?;
     compare("out.tip_logits", &logits, file.get("out.tip_logits")?, OUTPUT)?;
+    let classes: Vec<u32> = values.argmax(1)?.to_vec1()?;
+    equal("values", &TipAdapter::new(&keys, &classes, values.dim(1)?)?.values, values)?;
 
-    // The note of the search: scale of both axes, steps of both, a factor, and that of the text logits.
-    let [scale_b, scale_a, steps_b, steps_a, _, factor, ..] = numbers(file.metadata("search").ok_or("no search")?)[..]
-    else {
-        return Err("the note of the search names too few numbers".into());
+    let note = file.metadata("search").ok_or("no search")?;
+    let pair = |words: &str| -> Result<[f64; 2]> {
+        let numbers = numbers_after(note, words)?;
+        Ok([*numbers.first().ok_or("no number")?, *numbers.get(1).ok_or("one number")?])
     };
-    let grid = Grid { scale: [scale_b, scale_a], steps: [steps_b as usize, steps_a as usize] };
-    let found = tip.search(&(&cosines * factor)?, features, &labels, &grid)?;
-    for (name, found) in [("search.best_alpha", found.alpha), ("search.best_beta", found.beta)] {
+    let (scale, steps) = (pair("scale")?, pair("step")?.map(|steps| steps as usize));
+    let factor = *numbers_after(note, "clip logits =")?.first().ok_or("no factor of the texts")?;
+    let searched = tip.search(&(&cosines * factor)?, features, &labels.to_vec1::<u32>()?, &Grid { scale, steps })?;
+    for (name, found) in [("search.best_alpha", searched.alpha), ("search.best_beta", searched.beta)] {
         let reference = file.get(name)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         if (found - reference).abs() > 1e-6 {
             return Err(format!("{name}: {found} instead of {reference}").into());
         }
     }
 
-    // Its loss: text factor, cache factor, beta.
-    let [text, alpha, beta, ..] = numbers(file.metadata("tipF").ok_or("no tipF")?)[..] else {
-        return Err("the note of the trained cache names too few numbers".into());
+    // CE(text * q@cw + alpha * exp(-beta + beta * q@keys) @ values)
+    let [text, alpha, beta, again] = numbers_after(file.metadata("tipF").ok_or("no tipF")?, "CE(")?[..] else {
+        return Err("the note of the trained cache has other numbers than four".into());
     };
-    let store = ParamStore::new(1, DType::F32, keys.device());
+    if beta != again {
+        return Err("the note of the trained cache names two betas".into());
+    }
+    let store = ParamStore::new(1, keys.dtype(), keys.device());
     let trained = tip.trainable(store.vb())?;
     equal("keys to train", &trained.keys, &keys)?;
-    let labels = Var::from_tensor(&file.get("labels")?.to_dtype(DType::U32)?)?;
     let loss = cross_entropy(&trained.logits(&(&cosines * text)?, features, alpha, beta)?, &labels, 0.0)?;
     compare("tipF.loss", &loss, file.get("tipF.loss")?, OUTPUT)?;
     let grads = loss.backward()?;

@@ -1,8 +1,8 @@
-//! CoOp in its layouts and CoCoOp on a small CLIP; the schedule of their training.
+//! CoOp in its layouts and CoCoOp on a small CLIP: prompts, features, logits, gradients, steps; the schedule of their training.
 
 use candle_core::{DType, Tensor};
-use sconce::adapt::{ClassPosition, CoCoOp, CoOp, PromptConfig, load_options};
-use sconce::clip::{Clip, ClipTokenizer, Tokenize};
+use sconce::adapt::{ClassPosition, CoCoOp, CoOp, PromptConfig, Prompts, load_options};
+use sconce::clip::{Clip, ClipTokenizer};
 use sconce::nn::{Checkpoint, ParamStore};
 use sconce::ops::cross_entropy;
 use sconce::train::schedule::{Dassl, DasslWarmup, Schedule};
@@ -12,145 +12,244 @@ use serde::Deserialize;
 
 use super::clip::OpenAi;
 
+/// The official trainers' options and their defaults.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "UPPERCASE")]
+#[serde(deny_unknown_fields, default, rename_all = "UPPERCASE")]
 struct Arguments {
     n_ctx: usize,
-    #[serde(default)]
     csc: bool,
-    #[serde(default)]
     ctx_init: String,
-    #[serde(default)]
     class_token_position: ClassPosition,
-    #[serde(rename = "PREC", default)]
-    _precision: Option<String>,
+    prec: Precision,
+}
+
+impl Default for Arguments {
+    fn default() -> Self {
+        let class_token_position = ClassPosition::End;
+        Self { n_ctx: 16, csc: false, ctx_init: String::new(), class_token_position, prec: Precision::Fp32 }
+    }
+}
+
+/// The type of the file's tensors decides what is computed in; the option must only be one that exists.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Precision {
+    Fp16,
+    Fp32,
+    Amp,
 }
 
 impl Arguments {
     fn config(self) -> PromptConfig {
+        let words = (!self.ctx_init.is_empty()).then_some(self.ctx_init);
         PromptConfig {
             n_ctx: self.n_ctx,
-            class_specific: self.csc,
-            ctx_init: (!self.ctx_init.is_empty()).then_some(self.ctx_init),
+            // The official code has one context for all classes where it begins as words.
+            class_specific: self.csc && words.is_none(),
+            ctx_init: words,
             position: self.class_token_position,
         }
     }
 }
 
+/// What the metadata may say.
+const KEYS: &[&str] = &[
+    "classnames",
+    "config",
+    "note",
+    "prompt_learner_state_dict_keys",
+    "sgd",
+    "trainer_cocoop",
+    "trainer_coop",
+    "weights",
+];
+
 pub(crate) fn run(case: &Case) -> Result<()> {
     let Ok(file) = case.tensors() else { return schedules(case) };
-    if file.metadata("trainer_coop").is_some() {
-        coop(case, &file)
-    } else if file.metadata("trainer_cocoop").is_some() {
-        cocoop(case, &file)
-    } else {
-        let (model, _) = clip(&file, &[&file])?;
-        let features = model.encode_image(file.get("image")?)?;
-        compare("out.image_features", &features, file.get("out.image_features")?, OUTPUT)
+    if let Some(key) = file.metadata_keys().find(|key| !KEYS.contains(key)) {
+        return Err(format!("nothing looks at the metadata {key}").into());
+    }
+    match ["trainer_coop", "trainer_cocoop"].map(|key| file.metadata(key).is_some()) {
+        [true, false] => coop(&Setting::new(case, &file)?),
+        [false, true] => cocoop(&Setting::new(case, &file)?),
+        [false, false] => {
+            let model = clip(&file, &[&file], DType::F32)?;
+            check(&file, &[("image_features", model.encode_image(file.get("image")?)?)])
+        }
+        _ => Err("two trainers".into()),
     }
 }
 
 /// The small CLIP; of the token embeddings the files hold only the rows in use.
-fn clip(file: &Tensors, rows: &[&Tensors]) -> Result<(Clip, ClipTokenizer)> {
-    let config = file.metadata_json::<OpenAi>("config")?.config()?;
+fn clip(base: &Tensors, rows: &[&Tensors], dtype: DType) -> Result<Clip> {
+    let config = base.metadata_json::<OpenAi>("config")?.config()?;
     let (vocab, width) = (config.text.vocab_size, config.text.transformer.width);
-    let mut table = vec![0f32; vocab * width];
+    let mut table = vec![0f64; vocab * width];
     for rows in rows {
-        let ids = rows.get("token_embedding_row_ids")?.to_dtype(DType::U32)?.to_vec1::<u32>()?;
-        for (id, row) in ids.into_iter().zip(rows.get("token_embedding_rows")?.to_vec2::<f32>()?) {
+        let Some(ids) = rows.find("token_embedding_row_ids") else { continue };
+        let values = rows.get("token_embedding_rows")?.to_dtype(DType::F64)?.to_vec2::<f64>()?;
+        for (id, row) in ids.to_dtype(DType::U32)?.to_vec1::<u32>()?.into_iter().zip(values) {
             let start = id as usize * width;
             table.get_mut(start..start + width).ok_or("a row beyond the vocabulary")?.copy_from_slice(&row);
         }
     }
-    let device = file.get("image")?.device().clone();
+    let device = base.get("image")?.device().clone();
     let table = Tensor::from_vec(table, (vocab, width), &device)?;
-    let named = file.with_prefix("w.").map(|(name, tensor)| (name.to_owned(), tensor.clone()));
+    let named = base.with_prefix("w.").map(|(name, tensor)| (name.to_owned(), tensor.clone()));
     let weights = Checkpoint::from_tensors(named.chain([("token_embedding.weight".to_owned(), table)]));
-    Ok((Clip::new(&config, weights.vb(DType::F32, &device))?, ClipTokenizer::openai()?))
+    Ok(Clip::new(&config, weights.vb(dtype, &device))?)
 }
 
-fn coop(case: &Case, file: &Tensors) -> Result<()> {
-    let base = case.sibling("clip_tiny").tensors()?;
-    let (model, tokenizer) = clip(&base, &[&base])?;
-    let classes: Vec<String> = file.metadata_json("classnames")?;
+/// What both methods are given.
+struct Setting {
+    file: Tensors,
+    model: Clip,
+    tokenizer: ClipTokenizer,
+    classes: Vec<String>,
+    /// Features of the pictures, `(B, E)`.
+    images: Tensor,
+    labels: Tensor,
+    store: ParamStore,
+}
+
+impl Setting {
+    fn new(case: &Case, file: &Tensors) -> Result<Self> {
+        let weights = file.metadata("weights").unwrap_or("clip_tiny");
+        let base = case.sibling(weights.trim_end_matches(".safetensors")).tensors()?;
+        let either = |name: &str| file.find(name).map_or_else(|| base.get(name), Ok);
+        let dtype = file.find("ctx").map_or_else(|| file.get("w.ctx"), Ok)?.dtype();
+        let model = clip(&base, &[&base, file], dtype)?;
+        let classes = file.metadata_json("classnames").or_else(|_| base.metadata_json("classnames"))?;
+        let images = model.encode_image(&either("image")?.to_dtype(dtype)?)?.detach();
+        let labels = either("label")?.to_dtype(DType::U32)?;
+        let store = ParamStore::new(1, dtype, images.device());
+        Ok(Self { file: file.clone(), model, tokenizer: ClipTokenizer::openai()?, classes, images, labels, store })
+    }
+
+    /// Loads what an official checkpoint has: the parameters beside embeddings of class names, which are not to be loaded.
+    fn load(&self, parameters: Vec<(String, Tensor)>) -> Result<()> {
+        let passed_over = ["token_prefix", "token_suffix"].map(|name| (name.to_owned(), self.images.clone()));
+        let file = Checkpoint::from_tensors(parameters.into_iter().chain(passed_over));
+        self.store.load(&file, &load_options())?;
+        Ok(())
+    }
+
+    /// Loss and gradients of every parameter, and nothing beside them; then the file's steps.
+    fn learn(&self, logits: impl Fn() -> candle_core::Result<Tensor>) -> Result<Tensor> {
+        let loss = || cross_entropy(&logits()?, &self.labels, 0.0);
+        let first = loss()?;
+        let grads = first.backward()?;
+        for param in self.store.parameters() {
+            let name = format!("grad.{}", param.name);
+            let found = grads.get(param.var.as_tensor()).ok_or_else(|| format!("{name} is missing"))?;
+            compare(&name, found, self.file.get(&name)?, GRADIENT)?;
+        }
+        if let Some((name, _)) = self.file.with_prefix("grad.").find(|(name, _)| self.store.get(name).is_none()) {
+            return Err(format!("no parameter {name}").into());
+        }
+        let Some((stem, losses)) =
+            self.file.with_prefix("train").find_map(|(name, t)| Some((name.strip_suffix(".losses")?.to_owned(), t)))
+        else {
+            return Ok(first);
+        };
+        let mut optimizer = Sgd::new(ParamGroups::new(self.store.parameters())?, sgd(self.file.metadata("sgd"))?)?;
+        let mut found = vec![];
+        for _ in 0..losses.dim(0)? {
+            let loss = loss()?;
+            optimizer.backward_step(&loss)?;
+            found.push(loss.detach());
+        }
+        compare("losses of the steps", &Tensor::stack(&found, 0)?, losses, OUTPUT)?;
+        for param in self.store.parameters() {
+            let name = format!("train{stem}.{}", param.name);
+            compare(&name, param.var.as_tensor(), self.file.get(&name)?, OUTPUT)?;
+        }
+        Ok(first)
+    }
+
+    fn prompts(&self, prompts: &Prompts) -> Result<()> {
+        let ids = self.file.get("tokenized_prompts")?.to_dtype(DType::U32)?;
+        equal("tokenized_prompts", &prompts.ids.to_dtype(DType::U32)?, &ids)?;
+        if let Some(wanted) = self.file.find("name_lens") {
+            let found: Vec<u32> = prompts.name_lens.iter().map(|len| *len as u32).collect();
+            equal("name_lens", &Tensor::new(found, ids.device())?, &wanted.to_dtype(DType::U32)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// The note of the optimiser, `lr .002 momentum .9 wd 5e-4, 3 full-batch steps`; the official settings where there is none.
+fn sgd(note: Option<&str>) -> Result<SgdConfig> {
+    let mut cfg = SgdConfig { lr: 0.002, momentum: 0.9, weight_decay: 5e-4, ..SgdConfig::default() };
+    let Some(note) = note else { return Ok(cfg) };
+    let mut words = note.split([' ', ',']).filter(|word| !word.is_empty());
+    while let Some(word) = words.next() {
+        let mut number =
+            || -> Result<f64> { Ok(words.next().ok_or_else(|| format!("no number after {word}"))?.parse()?) };
+        match word {
+            "lr" => cfg.lr = number()?,
+            "momentum" => cfg.momentum = number()?,
+            "wd" | "weight_decay" => cfg.weight_decay = number()?,
+            "dampening" => cfg.dampening = number()?,
+            "nesterov" => cfg.nesterov = true,
+            "full-batch" | "step" | "steps" => {}
+            // The number of steps, which the losses tell too.
+            other if other.parse::<usize>().is_ok() => {}
+            other => return Err(format!("the optimiser's note says `{other}`").into()),
+        }
+    }
+    Ok(cfg)
+}
+
+/// Holds everything that the file has under `out.`.
+fn check(file: &Tensors, found: &[(&str, Tensor)]) -> Result<()> {
+    for (name, reference) in file.with_prefix("out.") {
+        let (_, found) =
+            found.iter().find(|(known, _)| *known == name).ok_or_else(|| format!("nothing looks at out.{name}"))?;
+        compare(&format!("out.{name}"), found, reference, OUTPUT)?;
+    }
+    Ok(())
+}
+
+fn coop(setting: &Setting) -> Result<()> {
+    let Setting { file, model, tokenizer, classes, images, store, .. } = setting;
     let cfg = file.metadata_json::<Arguments>("trainer_coop")?.config();
     let ctx = file.get("ctx")?;
-    let store = ParamStore::new(1, DType::F32, ctx.device());
-    let coop = CoOp::new(&cfg, &model, &tokenizer, &classes, store.vb())?;
+    let coop = CoOp::new(&cfg, model, tokenizer, classes, store.vb())?;
     if cfg.ctx_init.is_some() {
         compare("context from words", &coop.ctx, ctx, OUTPUT)?;
     }
-    // An official checkpoint: the context beside embeddings of class names, which are not to be loaded.
-    let file_of = [
-        ("ctx".to_owned(), ctx.clone()),
-        ("token_prefix".to_owned(), coop.prompts.prefix.clone()),
-        ("token_suffix".to_owned(), coop.prompts.suffix.narrow(1, 1, 2)?),
-    ];
-    store.load(&Checkpoint::from_tensors(file_of), &load_options())?;
-
-    let ids = file.get("tokenized_prompts")?.to_dtype(DType::U32)?;
-    equal("tokenized_prompts", &coop.prompts.ids.to_dtype(DType::U32)?, &ids)?;
-    let lens = coop.prompts.name_lens.iter().map(|len| *len as u32).collect::<Vec<_>>();
-    equal("name_lens", &Tensor::new(lens, ctx.device())?, &file.get("name_lens")?.to_dtype(DType::U32)?)?;
+    setting.load(vec![("ctx".to_owned(), ctx.clone())])?;
+    setting.prompts(&coop.prompts)?;
     let prompts = coop.prompts.assemble(&coop.ctx)?;
-    compare("out.prompts_sum_tokens", &prompts.sum(2)?, file.get("out.prompts_sum_tokens")?, OUTPUT)?;
-    compare("out.text_features", &coop.text_features()?, file.get("out.text_features")?, OUTPUT)?;
-    let images = model.encode_image(base.get("image")?)?.detach();
-    let labels = base.get("label")?.to_dtype(DType::U32)?;
-    let logits = coop.logits(&images)?;
-    compare("out.logits", &logits, file.get("out.logits")?, OUTPUT)?;
-    let loss = cross_entropy(&logits, &labels, 0.0)?;
-    compare("out.loss", &loss, file.get("out.loss")?, OUTPUT)?;
-    let grads = loss.backward()?;
-    let var = store.get("ctx").ok_or("no context")?;
-    compare("grad.ctx", grads.get(var.as_tensor()).ok_or("no gradient")?, file.get("grad.ctx")?, GRADIENT)?;
-    if store.parameters().len() != 1 {
-        return Err("something beside the context is trained".into());
-    }
-
-    // Three steps of SGD with the official momentum and weight decay.
-    let groups = ParamGroups::new(store.parameters().into_iter().map(|p| (p.name.to_string(), p.var)))?;
-    let sgd = SgdConfig { lr: 0.002, momentum: 0.9, weight_decay: 5e-4, ..SgdConfig::default() };
-    let mut optimizer = Sgd::new(groups, sgd)?;
-    let mut losses = vec![];
-    for _ in 0..file.get("train3.losses")?.dim(0)? {
-        let loss = cross_entropy(&coop.logits(&images)?, &labels, 0.0)?;
-        optimizer.backward_step(&loss)?;
-        losses.push(loss);
-    }
-    compare("train3.losses", &Tensor::stack(&losses, 0)?, file.get("train3.losses")?, OUTPUT)?;
-    compare("train3.ctx", var.as_tensor(), file.get("train3.ctx")?, OUTPUT)
+    let (features, logits) = (coop.text_features()?.detach(), coop.logits(images)?.detach());
+    let loss = setting.learn(|| coop.logits(images))?;
+    check(
+        file,
+        &[
+            ("image_features", images.clone()),
+            ("prompts_sum_tokens", prompts.sum(2)?),
+            ("prompts", prompts),
+            ("text_features", features),
+            ("logits", logits),
+            ("loss", loss),
+        ],
+    )
 }
 
-fn cocoop(case: &Case, file: &Tensors) -> Result<()> {
-    let base = case.sibling("clip_tiny").tensors()?;
-    let (model, tokenizer) = clip(&base, &[&base, file])?;
-    let classes: Vec<String> = base.metadata_json("classnames")?;
+fn cocoop(setting: &Setting) -> Result<()> {
+    let Setting { file, model, tokenizer, classes, images, store, .. } = setting;
     let cfg = file.metadata_json::<Arguments>("trainer_cocoop")?.config();
-    let ctx = file.get("w.ctx")?;
-    let store = ParamStore::new(1, DType::F32, ctx.device());
-    let head = CoCoOp::new(&cfg, &model, &tokenizer, &classes, store.vb())?;
-    compare("context from words", &head.ctx, ctx, OUTPUT)?;
-    let weights = file.with_prefix("w.").map(|(name, tensor)| (name.to_owned(), tensor.clone()));
-    store.load(&Checkpoint::from_tensors(weights), &load_options())?;
-    equal(
-        "tokenized_prompts",
-        &head.prompts.ids.to_dtype(DType::U32)?,
-        &file.get("tokenized_prompts")?.to_dtype(DType::U32)?,
-    )?;
-    let images = model.encode_image(base.get("image")?)?.detach();
-    let logits = head.logits(&images)?;
-    compare("out.logits", &logits, file.get("out.logits")?, OUTPUT)?;
-    let loss = cross_entropy(&logits, &base.get("label")?.to_dtype(DType::U32)?, 0.0)?;
-    compare("out.loss", &loss, file.get("out.loss")?, OUTPUT)?;
-    let grads = loss.backward()?;
-    for (name, reference) in file.with_prefix("grad.") {
-        let var = store.get(name).ok_or_else(|| format!("no parameter {name}"))?;
-        let found = grads.get(var.as_tensor()).ok_or_else(|| format!("{name} has no gradient"))?;
-        compare(&format!("grad.{name}"), found, reference, GRADIENT)?;
+    let head = CoCoOp::new(&cfg, model, tokenizer, classes, store.vb())?;
+    if cfg.ctx_init.is_some() {
+        compare("context from words", &head.ctx, file.get("w.ctx")?, OUTPUT)?;
     }
-    let decoded = tokenizer.decode(&[tokenizer.encode("cat")?[0]])?;
-    if decoded.trim() != "cat" { Err(format!("the tokenizer reads {decoded:?}").into()) } else { Ok(()) }
+    setting.load(file.with_prefix("w.").map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect())?;
+    setting.prompts(&head.prompts)?;
+    let logits = head.logits(images)?.detach();
+    compare("scores of few pictures at a time", &head.predict(images)?, &logits, OUTPUT)?;
+    let loss = setting.learn(|| head.logits(images))?;
+    check(file, &[("image_features", images.clone()), ("logits", logits), ("loss", loss)])
 }
 
 /// `<kind>_warm<epochs>_max<epochs>_lr<rate>`: the rate of each epoch.
