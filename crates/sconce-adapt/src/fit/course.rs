@@ -97,7 +97,9 @@ pub(super) fn run(
         let rest = batches(cfg, n, at.epoch, &generator).into_iter().skip(at.batch as usize);
         outcome = trainer.epoch(rest.map(Ok::<_, StepError>), each).map_err(inner)?;
         if outcome == Outcome::Completed {
-            let validation = validate.as_mut().map(|validate| validate()).transpose()?;
+            // What a head draws then is nobody else's, or a resumed training would draw other numbers.
+            let own = generator.fork("validation").fork(&at.epoch.to_string());
+            let validation = validate.as_mut().map(|validate| own.scope(validate)).transpose()?;
             if let Some(validation) = validation {
                 trainer.log(&[("validation", validation)])?;
             }
