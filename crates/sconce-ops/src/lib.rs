@@ -19,6 +19,7 @@ mod error;
 mod exp;
 mod gamma;
 mod group_norm;
+pub mod hamming;
 pub mod kernel;
 mod l2_normalize;
 mod lanes;
