@@ -1,5 +1,6 @@
 //! What the examples share: the repository's data, training and evaluation on it, labelled contact sheets.
 
+pub mod adapt;
 pub mod classifier;
 pub mod contact_sheet;
 pub mod emoji;
