@@ -2,6 +2,10 @@
 
 mod codes;
 mod error;
+mod search;
+#[cfg(test)]
+mod testing;
 
 pub use codes::Codes;
 pub use error::{Error, Result};
+pub use search::{Neighbor, Search};
