@@ -24,6 +24,10 @@ pub struct Caption {
     pub name: String,
     /// Search words.
     pub keywords: Vec<String>,
+    /// Short name in Chinese, unique within a style.
+    pub name_zh: String,
+    /// Search words in Chinese.
+    pub keywords_zh: Vec<String>,
     /// One of seven categories.
     pub category: String,
     /// One of about eighty subcategories.

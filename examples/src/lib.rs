@@ -1,8 +1,10 @@
 //! What the examples share: the repository's data, training and evaluation on it, labelled contact sheets.
 
 pub mod adapt;
+pub mod chinese;
 pub mod classifier;
 pub mod contact_sheet;
+pub mod contrastive;
 pub mod emoji;
 pub mod evaluate;
 pub mod few_shot;

@@ -3,68 +3,28 @@
 //! CLIP's recipe (Radford et al. 2021) at the size of 5,352 pictures: a ModifiedResNet of 64 x 64 pixels and a text tower of two
 //! blocks, symmetric InfoNCE in which drawings of one concept share their captions, AdamW, cosine learning rate.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use image::RgbImage;
 use sconce::candle::{DType, Device, Tensor};
 use sconce::clip::{
     Bundle, Config, Pairing, Pretrained, ResNetConfig, TextConfig, TokenizerConfig, TokenizerSpec, TransformerConfig,
     contrastive_loss,
 };
-use sconce::data::transform::CLIP;
-use sconce::data::{
-    ColorJitter, Compose, DataLoader, Dataset, Filter, Generator, Grayscale, InMemory, LoaderOptions, Picture,
-    Pipeline, Preprocess, RandomApply, RandomCrop, RandomResizedCrop, Result as DataResult, Size, Transform,
-};
+use sconce::data::{DataLoader, Dataset, Generator, InMemory, LoaderOptions, Picture, Preprocess};
 use sconce::nn::{ParamStore, SaveOptions};
-use sconce::train::schedule::Warmup;
-use sconce::train::{
-    AdamW, AdamWConfig, CheckpointFolder, Clip as GradClip, CsvLog, Outcome, ParamGroups, Progress, StepError,
-    StepOutput, TensorBoardLog, Trainer,
-};
+use sconce::train::{Outcome, StepError, StepOutput};
 use serde::Serialize;
 
+use crate::contrastive::{self, SIDE, augmentation, numbered};
 use crate::emoji::{Emoji, subcategory_words};
 use crate::evaluate::{Figures, evaluate};
-use crate::{interrupt, write_json};
+use crate::write_json;
 
-/// Side of the pictures.
-const SIDE: u32 = 64;
+pub use crate::contrastive::Options;
+
 /// Every so many steps the captions are the subcategories instead of names and keywords.
 const SUBCATEGORY_EVERY: u64 = 6;
-
-/// What a training depends on.
-#[derive(Debug, Clone, Serialize)]
-pub struct Options {
-    /// Passes over the pictures.
-    pub epochs: u64,
-    /// Pictures in a step.
-    pub batch_size: usize,
-    /// Highest learning rate.
-    pub lr: f64,
-    /// Decoupled weight decay of matrices and kernels.
-    pub weight_decay: f64,
-    /// Steps of linear warm-up.
-    pub warmup: u64,
-    /// Seed of weights, order, augmentation and captions.
-    pub seed: u64,
-    /// Worker threads that augment.
-    #[serde(skip)]
-    pub workers: usize,
-    /// Folder for checkpoints, logs and the result.
-    #[serde(skip)]
-    pub out: PathBuf,
-    /// Continue from the latest checkpoint in `out`.
-    #[serde(skip)]
-    pub resume: bool,
-    /// Evaluate every so many epochs.
-    #[serde(skip)]
-    pub evaluate_every: u64,
-    /// Draw progress bars.
-    #[serde(skip)]
-    pub progress: bool,
-}
 
 /// The small model: a ModifiedResNet of width 20 and two text blocks of width 128 over OpenAI's first 2,500 merges.
 #[must_use]
@@ -84,34 +44,6 @@ pub fn record() -> Pretrained {
         license: "Apache-2.0".into(),
         paper: "https://arxiv.org/abs/2103.00020".into(),
         source: "cargo run --release --example pretrain_clip".into(),
-    }
-}
-
-/// A picture moved, scaled, and recoloured: what changes between drawing styles, and not what is drawn. No flips: arrows and
-/// clocks have a direction.
-fn augmentation() -> Pipeline {
-    let white = [255; 3];
-    let zoom = RandomResizedCrop { ratio: [0.85, 1.18], ..RandomResizedCrop::new(SIDE, Filter::Bilinear) };
-    let shift = RandomCrop { size: Size::square(SIDE), padding: 8, fill: white };
-    let transforms = Compose::new()
-        .then(shift)
-        .then(zoom.with_scale(0.6, 1.0))
-        .then(ColorJitter::new(0.4, 0.4, 0.6, 0.08))
-        .then(RandomApply { probability: 0.1, transform: ShuffleChannels })
-        .then(RandomApply { probability: 0.15, transform: Grayscale });
-    Pipeline::new(transforms, CLIP)
-}
-
-/// Exchanges red, green and blue: another palette for the same drawing.
-#[derive(Debug, Clone, Copy)]
-struct ShuffleChannels;
-
-impl Transform for ShuffleChannels {
-    fn apply(&self, mut image: RgbImage, generator: &Generator) -> DataResult<RgbImage> {
-        let mut order = [0, 1, 2];
-        generator.shuffle(&mut order);
-        image.pixels_mut().for_each(|pixel| pixel.0 = order.map(|channel| pixel.0[channel]));
-        Ok(image)
     }
 }
 
@@ -137,28 +69,10 @@ impl Captions {
             if subcategories {
                 return subcategory_words(&caption.subcategory);
             }
-            // The name alone is what pictures are asked by later; keywords tie it to other words.
-            if generator.f64() < 0.4 {
-                return caption.name.clone();
-            }
-            let mut words = caption.keywords.clone();
-            generator.shuffle(&mut words);
-            words.truncate(3);
-            format!("{} {}", caption.name, words.join(" "))
+            contrastive::caption(&caption.name, &caption.keywords, 3, generator)
         };
         (indices.iter().map(caption).collect(), indices.iter().map(|&i| labels[i as usize]).collect())
     }
-}
-
-/// Numbers equal texts equally, in order of first appearance.
-fn numbered<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<u32> {
-    let mut known = std::collections::HashMap::new();
-    texts
-        .map(|text| {
-            let next = known.len() as u32;
-            *known.entry(text).or_insert(next)
-        })
-        .collect()
 }
 
 /// What a finished training leaves beside the weights.
@@ -209,22 +123,8 @@ pub fn train(
     )?;
     let steps = options.epochs * loader.batches() as u64;
 
-    let groups = ParamGroups::builder(store.parameters()).exclude_vit().exclude(&["logit_scale"]).build()?;
-    let adamw = AdamWConfig { beta2: 0.98, weight_decay: options.weight_decay, ..Default::default() };
-    let optimizer = AdamW::new(groups, adamw).with_clip(GradClip::GlobalNorm(1.0));
-    let mut trainer = Trainer::new(store.clone(), optimizer, Generator::new(options.seed).fork("train"))
-        .with_lr(Warmup::timm(options.lr, options.lr * 0.01, steps, options.warmup.min(steps / 2), 0.0))
-        .with_checkpoints(CheckpointFolder::new(options.out.join("checkpoints"), 2)?, None)
-        .with_log(CsvLog::append(
-            options.out.join("log.csv"),
-            &["loss", "scale", "lr", "grad_norm", "image_to_text_r1", "text_to_image_r1", "top1"],
-        )?)
-        .with_log(TensorBoardLog::create(options.out.join("events"))?)
-        .with_interrupt(interrupt())
-        .with_progress(if options.progress { Progress::Auto } else { Progress::Off });
-    if options.resume && trainer.resume()? {
-        eprintln!("continuing after epoch {}", trainer.position().epoch);
-    }
+    let columns = ["loss", "scale", "lr", "grad_norm", "image_to_text_r1", "text_to_image_r1", "top1"];
+    let mut trainer = options.trainer(&store, steps, &columns)?;
 
     let pictures: Vec<Picture> = test.iter().map(|e| Picture::from(e.picture.clone())).collect();
     let measure = || {
@@ -324,10 +224,5 @@ mod tests {
         let store = ParamStore::new(1, DType::F32, &Device::Cpu);
         Bundle::new(record(), Path::new(""), &store).unwrap();
         assert!(store.count() * 2 < 8_000_000, "{} parameters in half precision", store.count());
-    }
-
-    #[test]
-    fn numbers_follow_first_appearance() {
-        assert_eq!(numbered(["b", "a", "b", "c"].into_iter()), [0, 1, 0, 2]);
     }
 }

@@ -26,6 +26,7 @@ mod swin;
 mod t2t;
 mod uniformer;
 mod vit;
+mod wukong;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use sconce_tests::golden::{Case, Run, discover, folder, small_tier};
@@ -53,6 +54,7 @@ const SYSTEMS: &[(&str, Run)] = &[
     ("t2t", t2t::run),
     ("uniformer", uniformer::run),
     ("vit", vit::run),
+    ("wukong", wukong::run),
 ];
 
 fn main() {

@@ -87,7 +87,8 @@ impl Bundle {
     }
 
     /// Writes a folder that [`Bundle::load`] reads: the parameters of `store` (in half the space with
-    /// [`SaveOptions::with_dtype`] of [`DType::F16`]) and the record. A `tokenizer.json` is the caller's to copy.
+    /// [`SaveOptions::with_dtype`] of [`DType::F16`]) and the record, with the `vocab.txt` of a WordPiece tokenizer. A
+    /// `tokenizer.json` is the caller's to copy.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Nn`].
@@ -98,6 +99,7 @@ impl Bundle {
         let json = |json: serde_json::Result<String>| json.map_err(|source| Error::Json { path: path.clone(), source });
         let pretty = json(serde_json::to_string_pretty(&self.pretrained))? + "\n";
         let record = json(serde_json::to_string(&self.pretrained))?;
+        self.pretrained.tokenizer.write(&*self.tokenizer, folder)?;
         // The weights file alone says all, too: heads cannot be told from shapes.
         store.save_with(folder.join(WEIGHTS_FILE), &options.clone().with_metadata(METADATA_KEY, record))?;
         sconce_nn::fs::write_atomic(&path, |out| out.write_all(pretty.as_bytes()))

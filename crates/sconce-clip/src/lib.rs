@@ -7,6 +7,8 @@
 //!   token ids or embeddings (prompts that are learned), and the temperature. [`Config`] has the published sizes and allows any.
 //! - [`ClipTokenizer`] gives OpenAI's ids for every text, with OpenAI's cleaning ([`clean`]); [`JsonTokenizer`] reads a
 //!   `tokenizer.json`. Both are [`Tokenize`].
+//! - [`wukong`] is its Chinese kin, which compares tokens with tokens and trains text towers beside locked image towers;
+//!   [`WordPiece`] splits its texts.
 //! - [`contrastive_loss`] trains it; [`ZeroShotClassifier`] and [`retrieve`] use it.
 //!
 //! ```
@@ -49,15 +51,17 @@ mod record;
 mod retrieval;
 pub mod tokenizer;
 pub mod weights;
+pub mod wukong;
 pub mod zero_shot;
 
 pub use bundle::{Bundle, WEIGHTS_FILE};
 pub use config::{Config, ResNetConfig, TextConfig, TransformerConfig, VisionConfig, VitConfig};
 pub use error::{Error, Result};
-pub use loss::{Pairing, contrastive_loss, symmetric_cross_entropy};
+pub use loss::{Pairing, contrastive_loss, symmetric_cross_entropy, two_way_cross_entropy};
 pub use model::{Clip, ClipOutput, ImageEncoder, ImageTower, normalize};
 pub use record::{CONFIG_FILE, Pretrained, TokenizerSpec};
 pub use retrieval::retrieve;
-pub use tokenizer::{ClipTokenizer, JsonTokenizer, SpecialTokens, Tokenize, TokenizerConfig};
+pub use tokenizer::{ClipTokenizer, JsonTokenizer, SpecialTokens, Tokenize, TokenizerConfig, WordPiece};
 pub use weights::{Format, load_options, openai_names};
+pub use wukong::Wukong;
 pub use zero_shot::{ZeroShotClassifier, class_weights};

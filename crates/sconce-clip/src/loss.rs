@@ -33,29 +33,38 @@ pub fn contrastive_loss(output: &ClipOutput, pairing: &Pairing) -> Result<Tensor
 /// # Errors
 /// As [`contrastive_loss`].
 pub fn symmetric_cross_entropy(logits: &Tensor, pairing: &Pairing) -> Result<Tensor> {
-    let (batch, texts) = logits.dims2()?;
-    if batch != texts {
+    two_way_cross_entropy(logits, &logits.t()?.contiguous()?, pairing)
+}
+
+/// The mean of the cross entropies of two directions that are scored apart: `per_image` has a row for each image, `per_text` one
+/// for each text, both `(B, B)`.
+///
+/// # Errors
+/// As [`contrastive_loss`].
+pub fn two_way_cross_entropy(per_image: &Tensor, per_text: &Tensor, pairing: &Pairing) -> Result<Tensor> {
+    let (batch, texts) = per_image.dims2()?;
+    if batch != texts || per_text.dims() != [batch, batch] {
         bail!("the contrastive loss needs a text for each image, got {batch} images and {texts} texts");
     }
     // Ends of both directions are joined by a plain mean, whatever the pairing.
-    let both = |one: &dyn Fn(&Tensor) -> Result<Tensor>| (one(logits)? + one(&logits.t()?.contiguous()?)?)? * 0.5;
-    let diagonal = || Tensor::arange(0, batch as u32, logits.device());
+    let both = |one: &dyn Fn(&Tensor) -> Result<Tensor>| (one(per_image)? + one(per_text)?)? * 0.5;
+    let (dtype, device) = (per_image.dtype(), per_image.device());
+    let diagonal = || Tensor::arange(0, batch as u32, device);
     match pairing {
         Pairing::Diagonal => {
             let targets = diagonal()?;
             both(&|l| cross_entropy(l, &targets, 0.0))
         }
         Pairing::Labels(labels) => {
-            let same = same_label(labels, batch)?.to_dtype(logits.dtype())?; // (B, B)
+            let same = same_label(labels, batch)?.to_dtype(dtype)?; // (B, B)
             let targets = same.broadcast_div(&same.sum_keepdim(D::Minus1)?)?;
             both(&|l| (log_softmax(l, D::Minus1)? * &targets)?.sum_all()? * (-1.0 / batch as f64))
         }
         Pairing::Distinct(labels) => {
             let targets = diagonal()?;
-            let own = Tensor::eye(batch, DType::U8, logits.device())?;
+            let own = Tensor::eye(batch, DType::U8, device)?;
             let others = (same_label(labels, batch)? - own)?; // 1 at other texts with the same label
-            let hidden =
-                Tensor::new(-1e9f32, logits.device())?.to_dtype(logits.dtype())?.broadcast_as((batch, batch))?;
+            let hidden = Tensor::new(-1e9f32, device)?.to_dtype(dtype)?.broadcast_as((batch, batch))?;
             both(&|l| cross_entropy(&others.where_cond(&hidden, l)?, &targets, 0.0))
         }
     }

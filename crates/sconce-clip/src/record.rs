@@ -1,7 +1,7 @@
 //! The record of a model: what belongs to it beside its weights.
 
 use crate::{
-    ClipTokenizer, Config, Error, JsonTokenizer, Result, SpecialTokens, Tokenize, TokenizerConfig,
+    ClipTokenizer, Config, Error, JsonTokenizer, Result, SpecialTokens, Tokenize, TokenizerConfig, WordPiece,
     tokenizer::OPENAI_MERGES,
 };
 use sconce_data::{Filter, Preprocess, ResizeMode, Size};
@@ -26,6 +26,48 @@ pub enum TokenizerSpec {
         /// Ids in a row.
         context_length: usize,
     },
+    /// BERT's WordPiece with a `vocab.txt` beside the weights. Texts that are too long are cut.
+    WordPiece {
+        /// The name of the file, in the same folder.
+        file: String,
+        /// Ids in a row.
+        context_length: usize,
+    },
+}
+
+impl TokenizerSpec {
+    /// The tokenizer, whose file is looked for in `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] for one that cannot be used; [`Error::Io`].
+    pub fn open(&self, folder: &Path) -> Result<Arc<dyn Tokenize>> {
+        Ok(match self {
+            Self::ClipBpe(config) => Arc::new(ClipTokenizer::new(config)?),
+            Self::Json { file, context_length } => {
+                Arc::new(JsonTokenizer::from_file(folder.join(beside(file)?), *context_length)?)
+            }
+            Self::WordPiece { file, context_length } => {
+                Arc::new(WordPiece::from_file(folder.join(beside(file)?), *context_length)?)
+            }
+        })
+    }
+
+    /// Writes the file of the tokenizer, where it has one that it can write.
+    pub(crate) fn write(&self, tokenizer: &dyn Tokenize, folder: &Path) -> Result<()> {
+        let (Self::WordPiece { file, .. }, Some(text)) = (self, tokenizer.file()) else { return Ok(()) };
+        let path = folder.join(beside(file)?);
+        sconce_nn::fs::write_atomic(&path, |out| out.write_all(text.as_bytes()))
+            .map_err(|source| Error::Io { path, source })
+    }
+}
+
+/// Refuses what is not the plain name of a file.
+pub(crate) fn beside(file: &str) -> Result<&str> {
+    let mut parts = Path::new(file).components();
+    match (parts.next(), parts.next()) {
+        (Some(Component::Normal(_)), None) => Ok(file),
+        _ => Err(Error::Tokenizer(format!("{file:?} is not the name of a file in the same folder"))),
+    }
 }
 
 /// What belongs to a model beside its weights; the `config.json` of a folder that this crate writes.
@@ -174,16 +216,7 @@ impl Pretrained {
     /// # Errors
     /// [`Error::Tokenizer`] for one that cannot be used or has more tokens than the model; [`Error::Io`].
     pub fn tokenizer(&self, folder: &Path) -> Result<Arc<dyn Tokenize>> {
-        let tokenizer: Arc<dyn Tokenize> = match &self.tokenizer {
-            TokenizerSpec::ClipBpe(config) => Arc::new(ClipTokenizer::new(config)?),
-            TokenizerSpec::Json { file, context_length } => {
-                let mut parts = Path::new(file).components();
-                if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
-                    return Err(Error::Tokenizer(format!("{file:?} is not the name of a file in the same folder")));
-                }
-                Arc::new(JsonTokenizer::from_file(folder.join(file), *context_length)?)
-            }
-        };
+        let tokenizer = self.tokenizer.open(folder)?;
         let (text, size) = (&self.model.text, tokenizer.vocab_size());
         if size > text.vocab_size || tokenizer.context_length() > text.context_length {
             return Err(Error::Tokenizer(format!(

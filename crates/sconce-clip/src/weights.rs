@@ -171,24 +171,28 @@ fn resize_text_positions(positions: &Tensor, context: usize) -> candle_core::Res
 }
 
 /// A checkpoint that remembers what it was asked for, so that leftovers can be told.
-#[derive(Clone, Debug)]
 pub(crate) struct Watched {
     plain: Checkpoint,
-    format: Format,
+    map: Arc<dyn KeyMap>,
     used: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Watched {
     pub(crate) fn new(checkpoint: &Checkpoint) -> Result<Self> {
         let (plain, format) = unwrap(checkpoint)?;
-        Ok(Self { plain, format, used: Arc::default() })
+        Ok(Self::of(plain, Arc::new(format)))
     }
 
-    /// The checkpoint under OpenAI's names.
+    /// A checkpoint whose names `map` translates.
+    pub(crate) fn of(plain: Checkpoint, map: Arc<dyn KeyMap>) -> Self {
+        Self { plain, map, used: Arc::default() }
+    }
+
+    /// The checkpoint under the model's names.
     pub(crate) fn checkpoint(&self) -> Checkpoint {
-        let (format, used) = (self.format, self.used.clone());
+        let (map, used) = (self.map.clone(), self.used.clone());
         self.plain.with_map(move |name: &str| {
-            let source = format.source(name);
+            let source = map.source(name);
             used.lock().unwrap_or_else(PoisonError::into_inner).extend(source.names().into_iter().map(str::to_owned));
             source
         })

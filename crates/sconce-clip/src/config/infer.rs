@@ -12,7 +12,12 @@ impl Config {
     /// [`Error::Checkpoint`] when the tensors are not those of a CLIP model; [`Error::Config`] when a width does not split into
     /// heads of 64, so that a configuration is needed.
     pub fn infer(checkpoint: &Checkpoint) -> Result<Self> {
-        let shapes = Shapes(openai_names(checkpoint)?);
+        Self::infer_named(openai_names(checkpoint)?)
+    }
+
+    /// [`Config::infer`] of a checkpoint that answers to OpenAI's names.
+    pub(crate) fn infer_named(checkpoint: Checkpoint) -> Result<Self> {
+        let shapes = Shapes(checkpoint);
         let [vocab_size, width] = shapes.of("token_embedding.weight")?;
         let [context_length, _] = shapes.of("positional_embedding")?;
         let [_, embed_dim] = shapes.of("text_projection")?;

@@ -1,14 +1,18 @@
-//! Tokenizers: OpenAI's byte-pair encoding, and any `tokenizer.json`, behind one trait.
+//! Tokenizers: OpenAI's byte-pair encoding, BERT's WordPiece for Chinese, and any `tokenizer.json`, behind one trait.
 
 mod cache;
 mod clip;
 mod export;
 mod json;
 mod merges;
+mod vocabulary;
+mod word_piece;
 
 pub use clip::{ClipTokenizer, SpecialTokens, TokenizerConfig};
 pub use json::JsonTokenizer;
 pub use merges::{Merges, OPENAI_MERGES};
+pub use vocabulary::Vocabulary;
+pub use word_piece::WordPiece;
 
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
@@ -41,6 +45,11 @@ pub trait Tokenize: std::fmt::Debug + Send + Sync {
 
     /// Whether a text that is too long is cut (its last id becomes the end token) instead of being an error.
     fn truncates(&self) -> bool;
+
+    /// The text of the file that this tokenizer is read from again, for those that a record alone does not make.
+    fn file(&self) -> Option<String> {
+        None
+    }
 
     /// One text as a row without padding: start, ids, end, at most [`Self::context_length`] in all.
     ///
