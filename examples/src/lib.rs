@@ -11,6 +11,7 @@ pub mod few_shot;
 pub mod numbers;
 pub mod pictures;
 pub mod pretrain;
+pub mod retrieval;
 
 /// What went wrong, for the person who ran the example.
 #[derive(Debug)]

@@ -61,13 +61,18 @@ impl TokenizerSpec {
     }
 }
 
-/// Refuses what is not the plain name of a file.
-pub(crate) fn beside(file: &str) -> Result<&str> {
-    let mut parts = Path::new(file).components();
-    match (parts.next(), parts.next()) {
-        (Some(Component::Normal(_)), None) => Ok(file),
-        _ => Err(Error::Tokenizer(format!("{file:?} is not the name of a file in the same folder"))),
+/// The file of a tokenizer, which may not lie elsewhere.
+fn beside(file: &str) -> Result<&str> {
+    match is_plain(file) {
+        true => Ok(file),
+        false => Err(Error::Tokenizer(format!("{file:?} is not the name of a file in the same folder"))),
     }
+}
+
+/// Whether a path is a name alone, of a file or folder in the same place.
+pub(crate) fn is_plain(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None))
 }
 
 /// What belongs to a model beside its weights; the `config.json` of a folder that this crate writes.

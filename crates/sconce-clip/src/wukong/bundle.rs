@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     CONFIG_FILE, Error, Result, Tokenize, TokenizerSpec, WEIGHTS_FILE,
-    record::beside,
+    record::is_plain,
     weights::{Watched, load_options},
 };
 use candle_core::{DType, Device, Tensor};
@@ -90,7 +90,10 @@ impl Pretrained {
     fn locked(&self, folder: &Path, dtype: DType, device: &Device) -> Result<Option<Locked>> {
         let VisionConfig::Locked(config) = &self.model.vision else { return Ok(None) };
         let whole = folder.canonicalize().map_err(|source| Error::Io { path: folder.to_owned(), source })?;
-        let tower = whole.parent().unwrap_or(&whole).join(beside(&config.folder)?);
+        if !is_plain(&config.folder) {
+            return Err(Error::Config(format!("{:?} is not the name of a folder beside the model's", config.folder)));
+        }
+        let tower = whole.parent().unwrap_or(&whole).join(&config.folder);
         open_locked(config, &self.model.variant, &tower, dtype, device).map(Some)
     }
 }
