@@ -31,6 +31,12 @@ pub enum Error {
         /// What is wrong, and where.
         what: String,
     },
+    /// An index that another writer has open.
+    #[error("{path}: another writer has it open")]
+    Locked {
+        /// The file.
+        path: PathBuf,
+    },
     /// Reading or writing weights.
     #[error(transparent)]
     Nn(sconce_nn::Error),

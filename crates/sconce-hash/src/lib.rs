@@ -2,10 +2,12 @@
 
 mod codes;
 mod error;
+mod index;
 mod search;
 #[cfg(test)]
 mod testing;
 
 pub use codes::Codes;
 pub use error::{Error, Result};
+pub use index::{Index, IndexOptions, IndexWriter};
 pub use search::{Neighbor, Search};
