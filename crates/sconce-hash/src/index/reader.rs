@@ -1,7 +1,7 @@
 //! Reading and searching.
 
 use std::fmt;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,12 +22,45 @@ use crate::{Codes, Error, Neighbor, Result, Search};
 /// with every memory map.
 pub struct Index {
     path: PathBuf,
-    file: Mmap,
+    file: Bytes,
     layout: Layout,
     len: usize,
     tail_crc: u32,
     /// Blocks whose checksum has been compared.
     checked: Vec<AtomicBool>,
+}
+
+enum Bytes {
+    Map(Mmap),
+    Memory(Vec<u8>),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Map(map) => map,
+            Self::Memory(bytes) => bytes,
+        }
+    }
+}
+
+/// What is wrong with a head.
+struct Fault {
+    what: String,
+    /// Whether the file ends before what is committed.
+    too_short: bool,
+}
+
+impl Fault {
+    fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), too_short: false }
+    }
+
+    fn of(self, path: &Path) -> Error {
+        Error::Corrupt { path: path.to_owned(), what: self.what }
+    }
 }
 
 impl Index {
@@ -41,33 +74,46 @@ impl Index {
         let mut before = 0;
         loop {
             let file = map_file(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
-            let corrupt = |what| Error::Corrupt { path: path.to_owned(), what };
-            let layout = Layout::decode(&file).map_err(corrupt)?;
-            let Some(record) = Record::newest(&file, &layout) else {
-                return Err(corrupt("no commit record matches its checksum".into()));
-            };
-            let end = layout.end(record.count);
-            if end.is_none_or(|end| end > file.len() as u64) {
-                // Perhaps a writer has committed since the length of the map was taken: it has grown then.
-                if file.len() > before {
-                    before = file.len();
-                    continue;
-                }
-                let need = end.map_or("more than there can be".into(), |end| end.to_string());
-                let what = format!("{} bytes, but {} codes are committed, which take {need}", file.len(), record.count);
-                return Err(corrupt(what));
+            let len = file.len();
+            match Self::new(path, Bytes::Map(file)) {
+                // Perhaps a writer has committed since the length of the map was taken: the file has grown then.
+                Err(fault) if fault.too_short && len > before => before = len,
+                outcome => return outcome.map_err(|fault| fault.of(path)),
             }
-            let len = usize::try_from(record.count).map_err(|_| corrupt(format!("{} codes", record.count)))?;
-            let checked = (0..len.div_ceil(layout.block)).map(|_| AtomicBool::new(false)).collect();
-            return Ok(Self { path: path.to_owned(), file, layout, len, tail_crc: record.tail_crc, checked });
         }
     }
 
-    /// Looks at what has been committed since the index was opened; returns whether there is anything.
+    /// An index whose file has been read into memory.
+    ///
+    /// # Errors
+    /// As [`Index::open`].
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self> {
+        let path = Path::new("(memory)");
+        Self::new(path, Bytes::Memory(bytes)).map_err(|fault| fault.of(path))
+    }
+
+    fn new(path: &Path, file: Bytes) -> std::result::Result<Self, Fault> {
+        let layout = Layout::decode(&file).map_err(Fault::new)?;
+        let record = Record::newest(&file, &layout);
+        let record = record.ok_or_else(|| Fault::new("no commit record matches its checksum"))?;
+        let (count, end) = (record.count, layout.end(record.count));
+        if end.is_none_or(|end| end > file.len() as u64) {
+            let need = end.map_or("more than a file can have".into(), |end| format!("{end} bytes"));
+            let what = format!("{} bytes, but {count} codes are committed, which take {need}", file.len());
+            return Err(Fault { what, too_short: true });
+        }
+        let len = usize::try_from(count).map_err(|_| Fault::new(format!("{count} codes")))?;
+        let checked = (0..len.div_ceil(layout.block)).map(|_| AtomicBool::new(false)).collect();
+        Ok(Self { path: path.to_owned(), file, layout, len, tail_crc: record.tail_crc, checked })
+    }
+
+    /// Looks at what has been committed since the index was opened; returns whether there is anything. An index in memory
+    /// never changes.
     ///
     /// # Errors
     /// Those of [`Index::open`]; the index stays as it is then.
     pub fn refresh(&mut self) -> Result<bool> {
+        let Bytes::Map(_) = &self.file else { return Ok(false) };
         let mut newer = Self::open(&self.path)?;
         if newer.layout != self.layout || newer.len < self.len {
             return Err(self.corrupt("another index has taken the place of the one that was opened".into()));
