@@ -20,6 +20,7 @@ mod efficientnet_lite;
 mod linear_attention;
 mod model;
 mod norm_eps;
+mod q16;
 mod resnet;
 mod running;
 mod swin;
@@ -49,6 +50,7 @@ const SYSTEMS: &[(&str, Run)] = &[
     ("linear_attention", linear_attention::run),
     ("efficientnet_lite", efficientnet_lite::run),
     ("norm_eps", norm_eps::run),
+    ("q16", q16::run),
     ("resnet", resnet::run),
     ("swin", swin::run),
     ("t2t", t2t::run),

@@ -6,6 +6,7 @@
 //! | [`CoCoOp`] | the same, shifted by each picture | Zhou et al. 2022, `arXiv:2203.05557` |
 //! | [`ClipAdapter`] | a small residual network on the features | Gao et al. 2021, `arXiv:2110.04544` |
 //! | [`Dapl`] | a context for all domains and one for each, from pictures without labels too | Ge et al. 2022, `arXiv:2202.06687` |
+//! | [`q16::Q16`] | a point in the space of the features for each class | Schramowski et al. 2022, `arXiv:2202.06675` |
 //! | [`TipAdapter`] | nothing, or the keys of a cache of the labelled pictures | Zhang et al. 2022, `arXiv:2111.03930` |
 //!
 //! The dual encoder stays as it is: load it with [`Bundle::load`](sconce_clip::Bundle::load), whose tensors are no
@@ -22,6 +23,7 @@ pub mod features;
 mod fit;
 mod prompt;
 pub mod protocol;
+pub mod q16;
 pub mod templates;
 mod tip_adapter;
 mod words;

@@ -96,6 +96,32 @@ fn a_real_file_older_than_torch_1_6() {
 }
 
 #[test]
+fn numpy_pickles_of_every_protocol() {
+    for protocol in 2..=5 {
+        let checkpoint = Checkpoint::open(fixture(&format!("numpy{protocol}.pkl"))).unwrap();
+        let shape = |name: &str| checkpoint.shape(name).unwrap();
+        assert_eq!(values(&checkpoint, "visual.conv.weight"), eighths(0..12), "protocol {protocol}");
+        assert_eq!(shape("visual.conv.weight"), [2, 3, 2]);
+        assert_eq!(values(&checkpoint, "visual.fortran"), eighths(0..12), "protocol {protocol}");
+        assert_eq!(values(&checkpoint, "big_endian"), eighths(0..5));
+        assert_eq!((values(&checkpoint, "half"), checkpoint.dtype("half").unwrap()), (eighths(0..16), DType::F16));
+        assert_eq!(values(&checkpoint, "long"), [0.0, 1.0, 2.0]);
+        assert_eq!(values(&checkpoint, "byte"), [0.0, 1.0, 2.0, 3.0]);
+        assert_eq!(values(&checkpoint, "flag"), [0.0, 1.0, 0.0, 1.0]);
+        assert_eq!((shape("empty"), values(&checkpoint, "empty")), (vec![0, 3], vec![]));
+        assert_eq!((shape("scalar"), values(&checkpoint, "scalar")), (vec![], vec![1.5]));
+        assert_eq!((shape("zero_dimensional"), values(&checkpoint, "zero_dimensional")), (vec![], vec![2.5]));
+        assert_eq!(values(&checkpoint, "layers.1"), [0.0, 1.0]);
+        assert_eq!(checkpoint.metadata()["epoch"], "7");
+        let error = checkpoint.tensor("text", &Device::Cpu).unwrap_err();
+        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+        assert_eq!(checkpoint.len(), 13);
+    }
+    let alone = Checkpoint::open(fixture("prompts.p")).unwrap();
+    assert_eq!((alone.names().collect::<Vec<_>>(), values(&alone, "array")), (vec!["array"], eighths(0..16)));
+}
+
+#[test]
 fn torch_script_modules_are_dictionaries_of_their_attributes() {
     let checkpoint = Checkpoint::from_bytes(torch_script(), "net.pt").unwrap();
     assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["logit_scale", "visual.proj"]);

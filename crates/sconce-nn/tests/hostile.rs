@@ -101,6 +101,42 @@ fn mutated_torch_archives() {
     }
 }
 
+/// No checksum guards a pickle alone: mutations reach the unpickler and the arrays.
+#[test]
+fn mutated_numpy_pickles() {
+    let readable = |bytes: &[u8]| {
+        let Ok(checkpoint) = Checkpoint::from_bytes(bytes.to_vec(), "mutated") else { return false };
+        // What NumPy has no numbers for cannot be read from a sound file either.
+        checkpoint.names().filter(|name| *name != "text").all(|name| {
+            let shape = checkpoint.shape(name).unwrap();
+            checkpoint.tensor(name, &Device::Cpu).is_ok_and(|tensor| tensor.dims() == shape)
+        })
+    };
+    for (i, name) in ["numpy2.pkl", "numpy3.pkl", "numpy4.pkl", "numpy5.pkl"].iter().enumerate() {
+        let (tried, refused) = mutate_with(&fixture(name), 50 + i as u64, readable);
+        assert!(tried >= 400 && refused > 150, "{name}: {refused} of {tried} refused");
+    }
+    let (tried, refused) = mutate(&fixture("prompts.p"), 60);
+    assert!(tried >= 400 && refused > 150, "prompts.p: {refused} of {tried} refused");
+}
+
+/// Every length that a file can be cut to, and every bit of a small one.
+#[test]
+fn numpy_pickles_cut_and_flipped_everywhere() {
+    let sound = fixture("prompts.p");
+    for length in 0..sound.len() {
+        assert!(!read_all(&sound[..length]), "cut to {length} bytes");
+    }
+    let mut bytes = sound.clone();
+    for at in 0..bytes.len() {
+        for bit in 0..8 {
+            bytes[at] ^= 1 << bit;
+            read_all(&bytes);
+            bytes[at] ^= 1 << bit;
+        }
+    }
+}
+
 #[test]
 fn mutated_torch_script() {
     let (tried, refused) = mutate(&torch_script(), 20);

@@ -128,4 +128,23 @@ impl Element {
             _ => Self::Other("complex, quantised or unknown torch storage"),
         }
     }
+
+    /// From NumPy's code of a type without its byte order: `f4`.
+    pub(crate) fn from_numpy(code: &str) -> Self {
+        match code {
+            "b1" => Self::Bool,
+            "u1" => Self::U8,
+            "i1" => Self::I8,
+            "u2" => Self::U16,
+            "i2" => Self::I16,
+            "u4" => Self::U32,
+            "i4" => Self::I32,
+            "u8" => Self::U64,
+            "i8" => Self::I64,
+            "f2" => Self::F16,
+            "f4" => Self::F32,
+            "f8" => Self::F64,
+            _ => Self::Other("complex, text, object or record of NumPy"),
+        }
+    }
 }

@@ -65,6 +65,11 @@ impl<'a> Machine<'a> {
         self.take(usize::try_from(u64::from_le_bytes(length)).map_err(|_| "a length overflows")?)
     }
 
+    fn data(&mut self, width: usize) -> Step {
+        let length = self.sized(width)?.len();
+        self.push(Value::Bytes(self.at - length..self.at))
+    }
+
     fn line(&mut self) -> Step<Cow<'a, str>> {
         let rest = &self.bytes[self.at..];
         let end = rest.iter().position(|&b| b == b'\n').ok_or("a line has no end")?;
@@ -253,9 +258,9 @@ impl<'a> Machine<'a> {
                 self.text(bytes)
             }
             // SHORT_BINBYTES, BINBYTES, BINBYTES8, BYTEARRAY8
-            b'C' => self.sized(1).and_then(|_| self.push(Value::Bytes)),
-            b'B' => self.sized(4).and_then(|_| self.push(Value::Bytes)),
-            0x8e | 0x96 => self.sized(8).and_then(|_| self.push(Value::Bytes)),
+            b'C' => self.data(1),
+            b'B' => self.data(4),
+            0x8e | 0x96 => self.data(8),
             // EMPTY_TUPLE, TUPLE, TUPLE1 to TUPLE3
             b')' => self.push(Value::Tuple(Vec::new())),
             b't' => {

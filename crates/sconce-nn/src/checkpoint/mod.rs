@@ -4,6 +4,7 @@ mod element;
 mod entry;
 mod keymap;
 mod machine;
+mod numpy;
 mod open;
 mod pickle;
 mod torch;
@@ -71,6 +72,7 @@ impl Checkpoint {
     /// - `*.index.json`: a model split over several files in the same folder;
     /// - `.pth`, `.pt`, `.bin` of `torch.save`, zip or the older form, and TorchScript archives. Nested dictionaries, lists and
     ///   modules become dotted names (`state_dict.blocks.0.norm1.weight`). No code of the file is ever run;
+    /// - pickles of NumPy arrays (`.p`, `.pkl`): dictionaries of arrays in the same way, an array alone under the name `array`;
     /// - a folder that holds one of these under its usual name (`model.safetensors`, `pytorch_model.bin`, ...).
     ///
     /// The file must not be changed by others while it is open.

@@ -20,7 +20,8 @@ pub(crate) enum Value<'a> {
     Long(&'a [u8]),
     Float(f64),
     Text(Cow<'a, str>),
-    Bytes,
+    /// Where bytes lie in the pickle.
+    Bytes(std::ops::Range<usize>),
     Tuple(Vec<Id>),
     /// A list or a set.
     List(Vec<Id>),

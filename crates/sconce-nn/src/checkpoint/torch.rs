@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock};
 use zip::{CompressionMethod, ZipArchive};
 
 use super::entry::{Bytes, Entry, Layout, Storage};
+use super::numpy;
 use super::pickle::{Pickle, Value};
 use super::torch_tree::{StorageRecord, Tree, storages};
 use super::{Contents, Tensors};
@@ -112,7 +113,7 @@ pub(super) fn open_legacy(path: &Arc<Path>, file: &Bytes) -> Result<Contents> {
     };
     let magic = next()?;
     if !matches!(magic.get(magic.root), Value::Long(number) if **number == LEGACY_MAGIC) {
-        return Err(Error::unsupported(path, "a Python pickle that torch.save did not write"));
+        return numpy::open(path, file, &magic);
     }
     let version = next()?;
     if version.index(version.root) != Some(1001) {

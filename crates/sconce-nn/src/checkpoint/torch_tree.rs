@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::element::Element;
+use super::numpy::{self, ArrayRecord};
 use super::pickle::{Id, Object, Pickle, Value};
 
 /// Deeper than any model; the walk is recursive.
@@ -37,6 +38,8 @@ pub(crate) struct StorageRecord {
 pub(crate) struct Tree {
     pub(crate) tensors: Vec<(String, TensorRecord)>,
     pub(crate) scalars: BTreeMap<String, String>,
+    /// Arrays of NumPy; beside torch's tensors they are a training script's notes.
+    pub(crate) arrays: Vec<(String, ArrayRecord)>,
 }
 
 impl Tree {
@@ -85,7 +88,7 @@ impl Walk<'_> {
             Value::Int(n) => self.scalar(n)?,
             Value::Float(x) => self.scalar(x)?,
             Value::Text(text) => self.scalar(text)?,
-            Value::None | Value::Long(_) | Value::Bytes | Value::Global(..) | Value::Persistent(_) => {}
+            Value::None | Value::Long(_) | Value::Bytes(_) | Value::Global(..) | Value::Persistent(_) => {}
         }
         self.open.pop();
         Ok(())
@@ -153,6 +156,14 @@ impl Walk<'_> {
                 let name = if self.path.is_empty() { "tensor".to_string() } else { self.path.clone() };
                 self.spend(name.len())?;
                 self.tree.tensors.push((name, record));
+                return Ok(());
+            }
+            Some((module, name)) if numpy::is_array(module, name) => {
+                let record = numpy::array(pickle, name, object);
+                let record = record.map_err(|reason| format!("array `{}`: {reason}", self.path))?;
+                let name = if self.path.is_empty() { "array".to_string() } else { self.path.clone() };
+                self.spend(name.len() + record.copied())?;
+                self.tree.arrays.push((name, record));
                 return Ok(());
             }
             _ => {}
