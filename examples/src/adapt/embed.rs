@@ -11,7 +11,6 @@ use sconce::data::{Compose, Filter, HorizontalFlip, Picture, RandomResizedCrop};
 use sconce::train::{Interrupt, StepError};
 
 use crate::Error;
-use crate::pictures::shown;
 
 /// Pictures in memory or on disk.
 #[derive(Debug, Clone)]
@@ -28,6 +27,18 @@ impl Pictures {
             Self::Memory(pictures) => pictures.iter().map(Source::Picture).collect(),
             Self::Files(paths) => paths.iter().map(|path| Source::File(path)).collect(),
         }
+    }
+
+    /// What files are known by without reading them: length and time of the last change.
+    #[must_use]
+    pub fn described(&self) -> String {
+        let Self::Files(paths) = self else { return String::new() };
+        let described = |path: &PathBuf| {
+            let found = std::fs::metadata(path).ok();
+            let seen = found.map(|found| (found.len(), found.modified().ok()));
+            format!("{} {seen:?}\n", path.display())
+        };
+        paths.iter().map(described).collect()
     }
 
     /// The pictures with these numbers.
@@ -122,11 +133,5 @@ impl Model {
         let views = self.cache.views(&self.bundle, &pictures.sources(), &Views { transforms, seed }, count)?;
         let all = Tensor::cat(&[own.unsqueeze(0)?, views.rows], 0)?; // (V + 1, N, E)
         Ok(all.transpose(0, 1)?.contiguous()?)
-    }
-
-    /// Where the model is, for people.
-    #[must_use]
-    pub fn shown(path: &Path) -> String {
-        shown(path)
     }
 }

@@ -1,7 +1,8 @@
 //! Heads of every method behind one door: made, trained, asked.
 
 use sconce::adapt::{
-    ClipAdapter, ClipAdapterConfig, CoCoOp, CoOp, Dapl, DaplConfig, DaplData, FitOptions, FitReport, TipAdapter, fit,
+    ClassPosition, ClipAdapter, ClipAdapterConfig, CoCoOp, CoOp, Dapl, DaplConfig, DaplData, FitOptions, FitReport,
+    PromptConfig, Prompts, TipAdapter, fit,
 };
 use sconce::candle::{DType, Result as TensorResult, Tensor};
 use sconce::clip::{Bundle, ZeroShotClassifier};
@@ -87,6 +88,12 @@ pub enum Head {
     Dapl(Box<Dapl>),
 }
 
+/// Learned prompts that end as the recipe says.
+fn prompts(frozen: &Frozen, recipe: &Recipe) -> Result<Prompts, StepError> {
+    let Bundle { model, tokenizer, .. } = frozen.bundle;
+    Ok(Prompts::with_ending(&recipe.prompt, &model.text, &**tokenizer, frozen.classes, &recipe.ending)?)
+}
+
 impl Head {
     /// A head whose parameters are in `store`, those that it holds already included; `few` fills caches.
     fn new(
@@ -104,8 +111,16 @@ impl Head {
         };
         Ok(match method {
             Method::ZeroShot => Self::ZeroShot(texts()?),
-            Method::Coop => Self::CoOp(CoOp::new(&recipe.prompt, model, tokenizer, classes, vb)?),
-            Method::Cocoop => Self::CoCoOp(CoCoOp::new(&recipe.prompt, model, tokenizer, classes, vb)?),
+            Method::Coop => {
+                let head = CoOp::new(&recipe.prompt, model, tokenizer, classes, vb)?;
+                Self::CoOp(CoOp { prompts: prompts(frozen, recipe)?, ..head })
+            }
+            Method::Cocoop => {
+                // The paper has the class name at the end; any other place is the prompts' own business.
+                let end = PromptConfig { position: ClassPosition::End, ..recipe.prompt.clone() };
+                let head = CoCoOp::new(&end, model, tokenizer, classes, vb)?;
+                Self::CoCoOp(CoCoOp { prompts: prompts(frozen, recipe)?, ..head })
+            }
             Method::ClipAdapter => {
                 let dim = model.config.embed_dim;
                 let config = ClipAdapterConfig { dim, visual_ratio: Some(recipe.ratio), ..Default::default() };
@@ -122,7 +137,16 @@ impl Head {
             }
             Method::Dapl | Method::DaplAllDomains => {
                 let config = DaplConfig { naive: templates.to_vec(), ..recipe.dapl.clone() };
-                Self::Dapl(Box::new(Dapl::new(&config, model, tokenizer, classes, &domains, vb)?))
+                let mut head = Dapl::new(&config, model, tokenizer, classes, &domains, vb)?;
+                if let Some(ending) = &recipe.domain_ending {
+                    let n_ctx = config.n_ctx + config.n_dmx;
+                    let words = PromptConfig { n_ctx, ctx_init: None, ..recipe.prompt.clone() };
+                    for (prompts, domain) in head.prompts.iter_mut().zip(domains) {
+                        let ending = ending.replace("{}", domain);
+                        *prompts = Prompts::with_ending(&words, &model.text, tokenizer, classes, &ending)?;
+                    }
+                }
+                Self::Dapl(Box::new(head))
             }
             Method::Q16 => return Err(Error::new("q16 tells two classes apart and has a task of its own").into()),
         })

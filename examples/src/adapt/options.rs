@@ -61,13 +61,36 @@ impl Method {
     }
 }
 
-/// Labelled pictures of each class.
+/// Labelled pictures of each class; in JSON "4" or "all".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub enum ShotCount {
     /// So many, or all of a class that has fewer.
     Some(usize),
     /// All that there are.
     All,
+}
+
+impl ShotCount {
+    /// "1 shot", "all shots".
+    #[must_use]
+    pub fn in_words(self) -> String {
+        if self == Self::Some(1) { "1 shot".to_owned() } else { format!("{self} shots") }
+    }
+}
+
+impl From<ShotCount> for String {
+    fn from(shots: ShotCount) -> Self {
+        shots.to_string()
+    }
+}
+
+impl TryFrom<String> for ShotCount {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
 }
 
 impl FromStr for ShotCount {
@@ -146,6 +169,15 @@ pub struct Options {
     /// How heads are trained.
     #[command(flatten, next_help_heading = "Training")]
     pub training: TrainingOptions,
+    /// Q16: how the names of the classes begin that are looked for.
+    #[arg(long, default_value = "food")]
+    pub look_for: String,
+    /// Q16: texts of other pictures and of those to look for, separated by a comma. [default: "object", and --look-for]
+    #[arg(long, value_delimiter = ',')]
+    pub texts: Vec<String>,
+    /// Q16: probability from which a picture is flagged.
+    #[arg(long, default_value_t = 0.9)]
+    pub threshold: f64,
     /// Folder for heads, logs, curves, tables, and the cache of features.
     #[arg(long, default_value = "runs/adapt")]
     pub out: PathBuf,
@@ -239,6 +271,18 @@ pub struct TrainingOptions {
     /// Where the class name stands.
     #[arg(long, value_enum)]
     pub position: Option<Place>,
+    /// What follows the class name in CoOp's and CoCoOp's prompts. [default: a full stop; nothing for the small model, whose
+    /// texts have none]
+    #[arg(long)]
+    pub ending: Option<String>,
+    /// What follows the class name in DAPL's prompts, with {} for the domain. [default: " , a {} image..", which is the released
+    /// code's; nothing for the small model]
+    #[arg(long)]
+    pub domain_ending: Option<String>,
+    /// The domains in DAPL's prompts, source and target, separated by a comma. [default: what
+    /// they are called]
+    #[arg(long, value_delimiter = ',')]
+    pub domains: Vec<String>,
     /// Share of the adapted features in CLIP-Adapter.
     #[arg(long)]
     pub ratio: Option<f64>,
@@ -248,12 +292,16 @@ pub struct TrainingOptions {
     /// Sharpness of the cache in Tip-Adapter.
     #[arg(long)]
     pub beta: Option<f64>,
+    /// Weight of the pictures without labels in DAPL.
+    #[arg(long)]
+    pub unlabelled_weight: Option<f64>,
     /// Probability from which DAPL takes a pseudo label.
     #[arg(long)]
-    pub threshold: Option<f64>,
-    /// Random views of each labelled picture to train on beside the picture itself: crops, flipped half of the time.
-    #[arg(long, default_value_t = 0)]
-    pub views: u32,
+    pub pseudo_threshold: Option<f64>,
+    /// Random views of each labelled picture to train on beside the picture itself: crops, flipped half of the time; of all,
+    /// one is drawn in each step, and Tip-Adapter takes their mean. [default: 8 for the small model, 0 for others]
+    #[arg(long)]
+    pub views: Option<u32>,
     /// Least part of the picture that such a view shows.
     #[arg(long, default_value_t = 0.5)]
     pub view_area: f64,

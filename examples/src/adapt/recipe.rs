@@ -14,6 +14,12 @@ pub struct Recipe {
     pub fit: FitConfig,
     /// Learned prompts.
     pub prompt: PromptConfig,
+    /// Random views of each labelled picture beside the picture itself.
+    pub views: u32,
+    /// What follows the class name in CoOp's and CoCoOp's prompts.
+    pub ending: String,
+    /// What follows the class name in DAPL's prompts, with {} for the domain; the released code's when `None`.
+    pub domain_ending: Option<String>,
     /// Share of the adapted features in CLIP-Adapter.
     pub ratio: f64,
     /// Weight of Tip-Adapter's cache.
@@ -60,7 +66,17 @@ impl Recipe {
             Method::Q16 => (FitConfig::q16(), words(16, None)),
             Method::ZeroShot | Method::Coop => (FitConfig::coop(shots), words(16, None)),
         };
-        Self { fit, prompt, ratio: 0.2, alpha: 1.17, beta: 1.0, dapl: DaplConfig::office_home() }
+        Self {
+            fit,
+            prompt,
+            views: 0,
+            ending: ".".into(),
+            domain_ending: None,
+            ratio: 0.2,
+            alpha: 1.17,
+            beta: 1.0,
+            dapl: DaplConfig::office_home(),
+        }
     }
 
     /// For a model of 3.5 million parameters whose prompts are names and key words, 24 tokens at most. Chosen with `--tune`,
@@ -70,15 +86,21 @@ impl Recipe {
         let cosine = FitSchedule::Cosine { warmup: 1 };
         let fit = FitConfig { optimizer: adamw, schedule: cosine, weight_decay: 0.01, ..FitConfig::default() };
         let fit = match method {
-            Method::Cocoop => FitConfig { epochs: 10, batch_size: 8, lr: 2e-3, ..fit },
-            Method::TipAdapterF => FitConfig { epochs: 20, batch_size: 256, lr: 1e-3, ..FitConfig::tip_adapter_f() },
-            Method::ClipAdapter => FitConfig { epochs: 50, lr: 1e-3, ..fit },
-            Method::Q16 => FitConfig { epochs: 100, batch_size: 64, lr: 1e-2, weight_decay: 0.0, ..fit },
+            Method::Cocoop => FitConfig { epochs: 5, batch_size: 8, lr: 2e-3, ..fit },
+            Method::TipAdapterF => FitConfig { lr: 3e-3, ..FitConfig::tip_adapter_f() },
+            Method::ClipAdapter => FitConfig { epochs: 100, lr: 5e-4, ..fit },
+            Method::Q16 => FitConfig { epochs: 100, batch_size: 64, lr: 5e-2, weight_decay: 0.0, ..fit },
+            Method::Dapl | Method::DaplAllDomains => FitConfig { epochs: 10, lr: 2e-3, ..fit },
             _ => FitConfig { epochs: 50, lr: 2e-3, ..fit },
         };
-        let prompt = PromptConfig { n_ctx: 4, ..PromptConfig::default() };
+        let prompt = PromptConfig { n_ctx: 4, position: ClassPosition::Front, ..PromptConfig::default() };
+        // DAPL takes the pictures as they are.
+        let trained = !matches!(method, Method::ZeroShot | Method::Dapl | Method::DaplAllDomains | Method::Q16);
+        let views = if trained { 8 } else { 0 };
         let dapl = DaplConfig { n_ctx: 4, n_dmx: 2, ..DaplConfig::office_home() };
-        Self { fit, prompt, ratio: 0.2, alpha: 3.0, beta: 5.5, dapl }
+        let ending = String::new();
+        let domain_ending = Some(ending.clone());
+        Self { fit, prompt, views, ending, domain_ending, ratio: 0.2, alpha: 3.0, beta: 10.0, dapl }
     }
 
     fn change(&mut self, options: &TrainingOptions) {
@@ -100,6 +122,7 @@ impl Recipe {
         if let Some(words) = &options.ctx_init {
             self.prompt.ctx_init = Some(words.clone());
         }
+        self.views = options.views.unwrap_or(self.views);
         self.prompt.class_specific |= options.class_specific;
         self.dapl.class_specific |= options.class_specific;
         match options.position {
@@ -108,9 +131,12 @@ impl Recipe {
             Some(Place::Front) => self.prompt.position = ClassPosition::Front,
             None => {}
         }
+        self.ending = options.ending.clone().unwrap_or(std::mem::take(&mut self.ending));
+        self.domain_ending = options.domain_ending.clone().or(self.domain_ending.take());
         self.ratio = options.ratio.unwrap_or(self.ratio);
         self.alpha = options.alpha.unwrap_or(self.alpha);
         self.beta = options.beta.unwrap_or(self.beta);
-        self.dapl.threshold = options.threshold.unwrap_or(self.dapl.threshold);
+        self.dapl.unlabelled_weight = options.unlabelled_weight.unwrap_or(self.dapl.unlabelled_weight);
+        self.dapl.threshold = options.pseudo_threshold.unwrap_or(self.dapl.threshold);
     }
 }

@@ -7,7 +7,7 @@ use sconce::adapt::protocol::OverSeeds;
 use sconce::train::StepError;
 use serde::Serialize;
 
-use super::cells::Cell;
+use super::cell::Cell;
 use super::options::{Method, ShotCount};
 use super::task::Task;
 use crate::{write_json, write_text};
@@ -58,15 +58,15 @@ impl Table {
     /// # Errors
     /// Results that are no numbers.
     pub fn new(task: &Task, cells: Vec<Cell>) -> Result<Self, StepError> {
-        let zero_shot = cells.iter().find(|cell| cell.method == Method::ZeroShot).map(|cell| cell.accuracy);
+        let zero_shot = cells.iter().find(|cell| cell.wanted.method == Method::ZeroShot).map(|cell| cell.accuracy);
         let mut entries = Vec::new();
-        for group in cells.chunk_by(|a, b| (a.method, a.shots) == (b.method, b.shots)) {
+        for group in cells.chunk_by(|a, b| (a.wanted.method, a.wanted.shots) == (b.wanted.method, b.wanted.shots)) {
             let over = |value: &dyn Fn(&Cell) -> Option<f64>| -> Result<Option<OverSeeds>, StepError> {
                 let values: Vec<f64> = group.iter().filter_map(value).collect();
                 Ok(if values.is_empty() { None } else { Some(OverSeeds::new(values)?) })
             };
             let mean = |value: fn(&Cell) -> f64| group.iter().map(value).sum::<f64>() / group.len() as f64;
-            let (method, shots) = (group[0].method, group[0].shots);
+            let (method, shots) = (group[0].wanted.method, group[0].wanted.shots);
             let accuracy = OverSeeds::new(group.iter().map(|cell| cell.accuracy).collect())?;
             let above = zero_shot.filter(|_| method != Method::ZeroShot).map(|zero_shot| accuracy.mean - zero_shot);
             entries.push(Entry {
@@ -113,14 +113,21 @@ impl Table {
         let mut columns: Vec<ShotCount> = self.entries.iter().filter_map(|entry| entry.shots).collect();
         columns.sort_unstable();
         columns.dedup();
+        if columns.is_empty() {
+            text += "| method | top-1 (%) |\n| --- | --- |\n";
+            for entry in &self.entries {
+                let _ = writeln!(text, "| {} | {} |", entry.method.title(), percent(&entry.accuracy));
+            }
+            return text;
+        }
         let heads: Vec<String> = columns
             .iter()
             .map(|shots| {
                 let entry = self.entries.iter().find(|entry| entry.shots == Some(*shots));
                 let mean = entry.map_or(0.0, |entry| entry.shots_per_class);
                 match shots {
-                    ShotCount::Some(count) if (mean - *count as f64).abs() < 0.05 => format!("{count} shots"),
-                    _ => format!("{shots} shots ({mean:.1} on average)"),
+                    ShotCount::Some(count) if (mean - *count as f64).abs() < 0.05 => shots.in_words(),
+                    _ => format!("{} ({mean:.1} on average)", shots.in_words()),
                 }
             })
             .collect();
@@ -137,11 +144,6 @@ impl Table {
             let _ =
                 writeln!(text, "| {} | {} |", method.title(), columns.iter().map(cell).collect::<Vec<_>>().join(" | "));
         }
-        if columns.is_empty() {
-            for entry in &self.entries {
-                let _ = writeln!(text, "| {} | {} |", entry.method.title(), percent(&entry.accuracy));
-            }
-        }
         text
     }
 
@@ -151,7 +153,7 @@ impl Table {
         let below = self.entries.iter().filter(|entry| entry.above_spread == Some(false));
         let said = |entry: &Entry| {
             let above = entry.above_zero_shot.unwrap_or_default();
-            let shots = entry.shots.map_or_else(String::new, |shots| format!(" at {shots} shots"));
+            let shots = entry.shots.map_or_else(String::new, |shots| format!(" at {}", shots.in_words()));
             let (title, above, std) = (entry.method.title(), 100.0 * above, 100.0 * entry.accuracy.std);
             format!("{title}{shots} is {above:+.1} points from zero-shot, spread {std:.1}")
         };

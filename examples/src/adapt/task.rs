@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use sconce::adapt::protocol::{
-    ClassSubset, Half, Indices, Split, class_folders, class_names, labels, match_classes, missing_files, resolve,
+    ClassSubset, Half, Indices, Split, check_files, class_folders, class_names, labels, match_classes, resolve,
     split_two,
 };
 use sconce::data::Picture;
@@ -36,6 +36,12 @@ impl Part {
             labels: indices.iter().map(|&i| self.labels[i]).collect(),
             names: indices.iter().map(|&i| self.names[i].clone()).collect(),
         }
+    }
+
+    /// Everything that tells these pictures from others.
+    #[must_use]
+    pub fn described(&self) -> String {
+        format!("{:?} {:?} {}", self.names, self.labels, self.pictures.described())
     }
 
     /// The pictures of some classes, with their labels among these.
@@ -130,7 +136,7 @@ impl Task {
 
     fn of_split(options: &DataOptions, file: &Path, root: &Path) -> Result<Self, StepError> {
         let split = Split::read(file)?;
-        missing_files(root, split.items())?;
+        check_files(root, split.items())?;
         let part = |items: &[sconce::adapt::protocol::Item]| {
             let paths = items.iter().map(|item| resolve(root, item)).collect::<Result<Vec<_>, _>>()?;
             let names = items.iter().map(|item| item.path.clone()).collect();

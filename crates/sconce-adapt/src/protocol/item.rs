@@ -81,7 +81,7 @@ pub fn resolve(root: &Path, item: &Item) -> Result<PathBuf> {
 ///
 /// # Errors
 /// [`ProtocolError::MissingFiles`] with the first names; as [`resolve`].
-pub fn missing_files<'a>(root: &Path, items: impl IntoIterator<Item = &'a Item>) -> Result<()> {
+pub fn check_files<'a>(root: &Path, items: impl IntoIterator<Item = &'a Item>) -> Result<()> {
     let (mut count, mut first) = (0, Vec::new());
     for item in items {
         if !resolve(root, item)?.is_file() {
@@ -260,12 +260,12 @@ mod tests {
         let items = class_folders(root).unwrap();
         let expected = [item("cat/1.jpg", 0, "cat"), item("dog/2.png", 1, "dog"), item("dog/deep/1.png", 1, "dog")];
         assert_eq!(items, expected);
-        missing_files(root, &items).unwrap();
+        check_files(root, &items).unwrap();
         std::fs::remove_file(root.join("dog/2.png")).unwrap();
-        let error = missing_files(root, &items).unwrap_err();
+        let error = check_files(root, &items).unwrap_err();
         assert!(error.to_string().contains("dog/2.png"), "{error}");
         let many: Vec<Item> = (0..9).map(|i| item(&format!("none/{i}.png"), 0, "x")).collect();
-        let error = protocol(missing_files(root, &many));
+        let error = protocol(check_files(root, &many));
         assert!(matches!(&error, ProtocolError::MissingFiles { count: 9, first, .. } if first.len() == 5));
         assert!(error.to_string().ends_with("none/4.png, ..."), "{error}");
         std::fs::create_dir(root.join("empty")).unwrap();

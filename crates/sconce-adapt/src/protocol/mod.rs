@@ -36,7 +36,7 @@ mod shots;
 
 pub use classes::{ClassSubset, Half, harmonic_mean, match_classes};
 pub use error::ProtocolError;
-pub use item::{Item, Split, class_folders, class_names, labels, missing_files, resolve};
+pub use item::{Item, Split, check_files, class_folders, class_names, labels, resolve};
 pub use rules::{Parts, split_three, split_two};
 pub use score::{OverSeeds, Score};
 pub use shots::{Indices, Shots, shots_per_class};
