@@ -67,7 +67,7 @@ pub fn run(
     let part = Part { labels: pool, ..task.pool.clone() }.some(&drawn);
     let texts = match options.texts.as_slice() {
         [other, wanted] => [other.clone(), wanted.clone()],
-        [] => ["object".to_owned(), options.look_for.clone()],
+        [] => ["thing".to_owned(), options.look_for.clone()],
         _ => return Err(Error::new("--texts takes two texts: of other pictures, and of those to look for").into()),
     };
 

@@ -172,7 +172,7 @@ pub struct Options {
     /// Q16: how the names of the classes begin that are looked for.
     #[arg(long, default_value = "food")]
     pub look_for: String,
-    /// Q16: texts of other pictures and of those to look for, separated by a comma. [default: "object", and --look-for]
+    /// Q16: texts of other pictures and of those to look for, separated by a comma. [default: "thing", and --look-for]
     #[arg(long, value_delimiter = ',')]
     pub texts: Vec<String>,
     /// Q16: probability from which a picture is flagged.

@@ -1,6 +1,8 @@
 //! Lines through points, with bars for the spread.
 
+use plotters::coord::Shift;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::axis::{Places, range};
 use super::{Axis, PlotError, Svg, draw, shown};
@@ -15,7 +17,10 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(230, 159, 0),
     RGBColor(0, 0, 0),
 ];
-const SIZE: (u32, u32) = (860, 520);
+const SIZE: (u32, u32) = (960, 520);
+/// Pixels beside the chart for the legend, and the letters of a name that have room there.
+const LEGEND: u32 = 190;
+const LETTERS: usize = 20;
 /// Points of longer lines have no marks of their own.
 const MARKED: usize = 40;
 /// Half the width of the ends of a bar, in pixels.
@@ -96,12 +101,15 @@ impl Chart {
         let x = Places { ticks: self.x.tick_places(&x), range: x };
         let y = Places { ticks: self.y.tick_places(&y), range: y };
 
+        // A legend of many names needs a taller sheet.
+        let size = (SIZE.0, SIZE.1.max(80 + 20 * self.series.len() as u32));
         let mut text = String::new();
-        let root = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
+        let root = SVGBackend::with_string(&mut text, size).into_drawing_area();
         root.fill(&WHITE).map_err(draw)?;
         let mut chart = ChartBuilder::on(&root)
             .caption(shown(&self.title, 90), ("sans-serif", 20))
             .margin(12)
+            .margin_right(LEGEND)
             .x_label_area_size(48)
             .y_label_area_size(64)
             .build_cartesian_2d(x, y)
@@ -118,14 +126,9 @@ impl Chart {
             .axis_desc_style(("sans-serif", 16))
             .draw()
             .map_err(draw)?;
-        for (index, (series, points)) in self.series.iter().zip(&placed).enumerate() {
-            let colour = COLOURS[index % COLOURS.len()];
+        for (points, colour) in placed.iter().zip(COLOURS.iter().cycle()) {
             let line = points.iter().map(|point| (point.x, point.y));
-            chart
-                .draw_series(LineSeries::new(line, colour.stroke_width(2)))
-                .map_err(draw)?
-                .label(shown(&series.name, 40))
-                .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], colour.stroke_width(2)));
+            chart.draw_series(LineSeries::new(line, colour.stroke_width(2))).map_err(draw)?;
             if points.len() <= MARKED {
                 let marks = points.iter().map(|point| Circle::new((point.x, point.y), 3, colour.filled()));
                 chart.draw_series(marks).map_err(draw)?;
@@ -139,18 +142,24 @@ impl Chart {
                 chart.draw_series([cap(low), cap(high)]).map_err(draw)?;
             }
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
-            .background_style(WHITE.mix(0.85))
-            .border_style(BLACK.mix(0.3))
-            .label_font(("sans-serif", 14))
-            .draw()
-            .map_err(draw)?;
-        root.present().map_err(draw)?;
         drop(chart);
+        self.legend(&root)?;
+        root.present().map_err(draw)?;
         drop(root);
         Ok(Svg(text))
+    }
+
+    /// Names beside the lines, where they hide none of them.
+    fn legend(&self, root: &DrawingArea<SVGBackend, Shift>) -> Result<(), PlotError> {
+        let left = SIZE.0 as i32 - LEGEND as i32 + 8;
+        let style = ("sans-serif", 14).into_font().color(&BLACK).pos(Pos::new(HPos::Left, VPos::Center));
+        for ((series, colour), y) in self.series.iter().zip(COLOURS.iter().cycle()).zip((60..).step_by(20)) {
+            let line = PathElement::new(vec![(left, y), (left + 18, y)], colour.stroke_width(2));
+            root.draw(&line).map_err(draw)?;
+            let name = Text::new(shown(&series.name, LETTERS), (left + 24, y), style.clone());
+            root.draw(&name).map_err(draw)?;
+        }
+        Ok(())
     }
 
     fn place(&self, series: &Series) -> Result<Vec<Placed>, PlotError> {

@@ -30,7 +30,10 @@ fn every_series_has_its_line_its_name_and_its_marks() {
     assert!(["t", "epoch", "loss"].iter().all(|text| texts.iter().any(|found| found == text)), "{texts:?}");
     assert_eq!(svg.as_str().matches("<circle").count(), 18);
     let inside = |name, limit: f64| attributes(&svg, "circle", name).iter().all(|at| *at > 0.0 && *at < limit);
-    assert!(inside("cx", 860.0) && inside("cy", 520.0));
+    assert!(inside("cx", 770.0) && inside("cy", 520.0));
+    // The legend is to the right of every mark and within the sheet.
+    let legend = attributes(&svg, "text", "x").into_iter().filter(|x| *x > 770.0).count();
+    assert!(legend == 9, "{legend} names");
 }
 
 #[test]
