@@ -45,7 +45,7 @@ impl Locked {
         let width = match (&clip.config.vision, stage) {
             (VisionConfig::Vit(_), None) => clip.config.embed_dim,
             (VisionConfig::ResNet(resnet), None) => resnet.width * 32,
-            (VisionConfig::ResNet(resnet), Some(stage @ 1..=4)) => resnet.width * 2 << stage,
+            (VisionConfig::ResNet(resnet), Some(stage @ 1..=4)) => (resnet.width * 2) << stage,
             (_, stage) => return Err(Error::Config(format!("the tower has no stage {stage:?} with a map"))),
         };
         if matches!(clip.visual, ImageTower::Other(_)) {
