@@ -139,6 +139,18 @@ impl Codes {
         Ok(Self { bits: self.bits, words: self.words[range.start * stride..range.end * stride].to_vec() })
     }
 
+    /// A copy of the codes at some places, in their order.
+    ///
+    /// # Errors
+    /// When there is no code at a place.
+    pub fn select(&self, places: &[usize]) -> Result<Self> {
+        if let Some(place) = places.iter().find(|place| **place >= self.len()) {
+            return Err(Error::Input(format!("code {place} of {}", self.len())));
+        }
+        let words = places.iter().flat_map(|&place| self.row(place)).copied().collect();
+        Ok(Self { bits: self.bits, words })
+    }
+
     /// Bits of a code.
     pub fn bits(&self) -> usize {
         self.bits
@@ -174,7 +186,7 @@ impl Codes {
     }
 
     /// The codes in order, each as its words.
-    pub fn rows(&self) -> impl ExactSizeIterator<Item = &[u64]> {
+    pub fn rows(&self) -> std::slice::ChunksExact<'_, u64> {
         self.words.chunks_exact(self.words_per_code())
     }
 
@@ -332,6 +344,8 @@ mod tests {
         let mut codes = Codes::from_words(64, vec![1, 2, 3])?;
         assert!(codes.extend(&Codes::new(63)?).is_err());
         assert!(codes.slice(2..4).is_err());
+        assert!(codes.select(&[0, 3]).is_err());
+        assert_eq!(codes.select(&[2, 0, 2])?.words(), [3, 1, 3]);
         assert!(codes.distance(0, &Codes::from_words(63, vec![1])?, 0).is_err());
         codes.extend(&codes.slice(1..2)?)?;
         assert_eq!(codes.words(), [1, 2, 3, 2]);

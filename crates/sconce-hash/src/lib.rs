@@ -3,6 +3,7 @@
 mod codes;
 mod error;
 mod index;
+mod multi_index;
 mod search;
 #[cfg(test)]
 mod testing;
@@ -10,4 +11,5 @@ mod testing;
 pub use codes::Codes;
 pub use error::{Error, Result};
 pub use index::{Index, IndexOptions, IndexWriter};
+pub use multi_index::MultiIndex;
 pub use search::{Neighbor, Search};
