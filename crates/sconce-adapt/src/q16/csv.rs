@@ -17,8 +17,8 @@ pub(super) fn parse(text: &str) -> Result<Vec<Vec<String>>, String> {
             (letter, Some(_)) => cell.push(letter),
             ('"', None) if cell.is_empty() => opened = Some(line),
             (',', None) => row.push(std::mem::take(&mut cell)),
+            ('\r', None) if letters.peek() == Some(&'\n') => {}
             ('\n', None) => {
-                cell.truncate(cell.trim_end_matches('\r').len());
                 row.push(std::mem::take(&mut cell));
                 rows.push(std::mem::take(&mut row));
             }
