@@ -11,7 +11,8 @@
 //!
 //! The dual encoder stays as it is: load it with [`Bundle::load`](sconce_clip::Bundle::load), whose tensors are no
 //! variables, and put a head's parameters into a [`ParamStore`](sconce_nn::ParamStore) of their own. Gradients then flow
-//! through the text tower and stop at the head. Features of the pictures never change: compute them once.
+//! through the text tower and stop at the head. Features of the pictures never change: [`features`]
+//! computes them once and keeps them on disk. [`protocol`] says who is trained on what: splits, shots, base and new classes.
 
 mod checkpoint;
 mod clip_adapter;
