@@ -62,7 +62,7 @@ pub(super) fn run(
         .with_lr(cfg.rate(n))
         .with_interrupt(options.interrupt.clone())
         .with_progress(options.progress);
-    trainer.metadata_mut().insert(OPTIONS.into(), identity(cfg, n).into());
+    trainer.metadata_mut().insert(OPTIONS.into(), identity(cfg, n, options).into());
     let mut course = Course::default();
     let folder = match &options.out {
         Some(out) => {
@@ -112,16 +112,18 @@ pub(super) fn run(
             break;
         }
     }
-    let best = course.best.as_ref().map(|best| best.epoch);
-    if let (Some(best), Outcome::Completed) = (&course.best, outcome) {
+    // An interrupted training leaves what it would go on from.
+    let best = course.best.filter(|_| outcome == Outcome::Completed);
+    if let Some(best) = &best {
         best.parameters.iter().try_for_each(|(name, value)| store.set(name, value))?;
     }
-    Ok(FitReport { history: course.history, outcome, best })
+    Ok(FitReport { history: course.history, outcome, best: best.map(|best| best.epoch) })
 }
 
 /// What a checkpoint is of, as text: JSON numbers that were read need not have the bits of those that were written.
-fn identity(cfg: &FitConfig, n: usize) -> String {
-    format!("{n} pictures, {cfg:?}")
+fn identity(cfg: &FitConfig, n: usize, options: &FitOptions) -> String {
+    let validated = options.validation.as_ref().map_or(0, |validation| validation.labels.elem_count());
+    format!("{n} pictures and {validated} for validation, {cfg:?}")
 }
 
 /// The batches of an epoch.

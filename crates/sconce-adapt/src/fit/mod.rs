@@ -69,13 +69,15 @@ pub struct FitReport {
     pub history: Vec<EpochStats>,
     /// Whether it came to its end.
     pub outcome: Outcome,
-    /// The epoch, counted from 1, whose parameters the store holds, where validation pictures chose one.
+    /// The epoch, counted from 1, whose parameters the store holds, where validation pictures chose one in the end.
     pub best: Option<u64>,
 }
 
 /// Trains the parameters of `store` to classify features with the cross entropy of what `logits` makes of them.
 ///
-/// Pictures come in an order that [`FitConfig::seed`] and the epoch decide. The same seed gives the same bits.
+/// Pictures come in an order that [`FitConfig::seed`] and the epoch decide. The same seed gives the same bits. The papers crop
+/// and mirror pictures anew in each epoch, for which features that do not change leave no room: give those of several views of
+/// each picture, with its label for each, for something near it.
 ///
 /// # Shapes
 /// - `features` `(N, E)` (what follows `N` is up to `logits`), `labels` `(N)` u32
@@ -172,7 +174,7 @@ pub fn accuracy(logits: &Tensor, labels: &Tensor) -> Result<f64> {
     Ok(labels.right(logits, &labels.all())? as f64 / labels.len() as f64)
 }
 
-/// Class of the highest score of each row; scores that are no numbers lose.
+/// Class of the highest score of each row.
 fn answers(logits: &Tensor) -> Result<Vec<u32>> {
     Ok(logits.detach().to_dtype(DType::F64)?.argmax(D::Minus1)?.to_vec1()?)
 }
