@@ -8,6 +8,9 @@ use super::*;
 
 const CPU: &Device = &Device::Cpu;
 
+/// Of each parameter by its name.
+type Bits = Vec<(String, Vec<u32>)>;
+
 /// Features around a centre for each of three classes.
 fn pictures(n: usize, seed: u64) -> Result<(Tensor, Tensor)> {
     let labels: Vec<u32> = (0..n as u32).map(|i| i % 3).collect();
@@ -30,11 +33,7 @@ fn config() -> FitConfig {
 }
 
 /// What a training leaves: the report and the bits of all parameters.
-fn train(
-    cfg: &FitConfig,
-    options: &FitOptions,
-    mut before: impl FnMut(u64),
-) -> Result<(FitReport, Vec<(String, Vec<u32>)>)> {
+fn train(cfg: &FitConfig, options: &FitOptions, mut before: impl FnMut(u64)) -> Result<(FitReport, Bits)> {
     let (features, labels) = pictures(30, 1)?;
     let (store, head) = head(DType::F32)?;
     let mut calls = 0;
@@ -48,7 +47,7 @@ fn train(
     Ok((report, bits(&store)?))
 }
 
-fn bits(store: &ParamStore) -> Result<Vec<(String, Vec<u32>)>> {
+fn bits(store: &ParamStore) -> Result<Bits> {
     let bits = |param: sconce_nn::Param| {
         let values = param.var.as_tensor().flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
         Ok((param.name.to_string(), values.into_iter().map(f32::to_bits).collect()))

@@ -9,11 +9,11 @@ use sconce_nn::ParamStore;
 
 use crate::support::{CLASSES, CPU, E, Tiny, both_adapters, bytes, tiny, two_tokens};
 
+/// Scores of features.
+type Logits = Box<dyn Fn(&Tensor) -> candle_core::Result<Tensor>>;
+
 /// Builds a head in a store, trains it, and compares bytes.
-fn only_these_move(
-    names: &[&str],
-    build: impl FnOnce(&Tiny, &ParamStore) -> Result<Box<dyn Fn(&Tensor) -> candle_core::Result<Tensor>>>,
-) -> Result<()> {
+fn only_these_move(names: &[&str], build: impl FnOnce(&Tiny, &ParamStore) -> Result<Logits>) -> Result<()> {
     let tiny = tiny(DType::F32)?;
     let (features, labels) = (tiny.features(6, 3)?, Tensor::new(&[0u32, 1, 2, 0, 1, 2], CPU)?);
     let store = ParamStore::new(5, DType::F32, CPU);
@@ -57,7 +57,7 @@ fn cocoop_moves_its_context_and_its_small_network() -> Result<()> {
 #[test]
 fn clip_adapter_moves_its_layers() -> Result<()> {
     let build = |cfg: ClipAdapterConfig| {
-        move |tiny: &Tiny, store: &ParamStore| -> Result<Box<dyn Fn(&Tensor) -> candle_core::Result<Tensor>>> {
+        move |tiny: &Tiny, store: &ParamStore| -> Result<Logits> {
             let texts = templates::class_weights(&tiny.model, &tiny.tokenizer, &CLASSES, templates::PHOTO)?;
             let (head, scale) = (ClipAdapter::new(&cfg, store.vb())?, tiny.model.scale()?);
             Ok(Box::new(move |xs: &Tensor| head.logits(xs, &texts, &scale)))
