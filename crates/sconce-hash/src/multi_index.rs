@@ -282,7 +282,7 @@ fn masks(width: usize, ones: usize) -> impl Iterator<Item = usize> {
         // The next larger number with as many ones (Gosper).
         let lowest = mask & mask.wrapping_neg();
         let ripple = mask + lowest;
-        let next = ripple | ((mask ^ ripple) >> 2) / lowest;
+        let next = ripple | (((mask ^ ripple) >> 2) / lowest);
         (next >> width == 0).then_some(next)
     })
 }
