@@ -140,6 +140,12 @@ fn tuned_prompts_are_read_from_both_kinds_of_file() -> Result {
     Q16::new(&Q16Config::default(), &start, store.vb())?;
     store.save(&path)?;
     assert_eq!(read_prompts(&path, CPU)?.to_vec2::<f32>()?, start.to_vec2::<f32>()?);
+    // The published form: a bare array in half precision.
+    let pickled = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../sconce-nn/tests/fixtures/prompts.p");
+    let pickled = read_prompts(pickled, CPU)?;
+    assert_eq!((pickled.dims(), pickled.dtype()), (&[2, 8][..], DType::F16));
+    let store = ParamStore::new(1, DType::F32, CPU);
+    Q16::new(&Q16Config::default(), &pickled, store.vb())?;
     assert!(read_prompts(folder.path().join("none.p"), CPU).is_err());
     for shape in [vec![6], vec![1, 6], vec![2, 0], vec![2, 3, 4]] {
         let wrong = Tensor::zeros(shape, DType::F32, CPU)?;
