@@ -115,7 +115,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let images = model.pictures(&folder, &gallery.pictures, arguments.cache.as_deref())?;
 
     let queries = queries(arguments, &model);
-    let (_, shown_pictures) = match arguments.picture.is_empty() {
+    let (files, examples) = match arguments.picture.is_empty() {
         true => (vec![], vec![]),
         false => pictures::open(&pictures::files(&arguments.picture)?)?,
     };
@@ -124,10 +124,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         let best = search(&images, &model.texts(&queries)?, arguments.top.max(1))?;
         rows.extend(queries.iter().cloned().zip(best));
     }
-    if !shown_pictures.is_empty() {
-        let tokens = model.pictures(&folder, &shown_pictures, arguments.cache.as_deref())?;
+    if !examples.is_empty() {
+        let tokens = model.pictures(&folder, &examples, arguments.cache.as_deref())?;
         let best = search(&images, &whole(&tokens)?, arguments.top.max(1))?;
-        let files = pictures::files(&arguments.picture)?;
         rows.extend(files.iter().map(|file| shown(file)).zip(best));
     }
     let mut report = json!({ "model": shown(&folder), "pictures": gallery.pictures.len() });

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use clap::ValueEnum;
 use sconce::backbones::resnet;
 use sconce::candle::{DType, Device};
 use sconce::clip::wukong::{Bundle, Config, Locked, LockedConfig, Pretrained, Variant, VisionConfig, weights_digest};
@@ -94,7 +95,10 @@ pub fn record(kind: &Kind, tokenizer: &WordPiece, device: &Device) -> Result<(Pr
     };
     let mut record = Pretrained::new(Config { embed_dim: EMBED_DIM, vision, text, variant, ..Config::default() })?;
     record.license = "Apache-2.0".into();
-    record.source = "cargo run --release --example pretrain_chinese".into();
+    let words =
+        |of: &dyn Fn() -> Option<clap::builder::PossibleValue>| of().map_or(String::new(), |v| v.get_name().into());
+    let (loss, tower) = (words(&|| kind.loss.to_possible_value()), words(&|| kind.tower.to_possible_value()));
+    record.source = format!("cargo run --release --example pretrain_chinese -- --loss {loss} --tower {tower}");
     Ok((record, locked))
 }
 

@@ -155,3 +155,59 @@ pub fn train(train: &[Emoji], test: &[Emoji], plan: &Plan, device: &Device) -> R
     write_json(&options.out.join("train.json"), &summary)?;
     Ok(Some(summary))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::emoji::{self, TEST_DOMAIN, TRAIN_DOMAINS};
+
+    fn plan(loss: Loss, tower: Tower, out: &Path, resume: bool) -> Plan {
+        let locked = emoji::assets().join("weights/emoji-clip");
+        Plan {
+            kind: Kind { loss, tower, project: true, locked },
+            options: Options {
+                epochs: 2,
+                batch_size: 12,
+                lr: 1e-3,
+                weight_decay: 0.1,
+                warmup: 2,
+                seed: 1,
+                workers: 1,
+                out: out.to_path_buf(),
+                resume,
+                evaluate_every: 100,
+                progress: false,
+            },
+            views: 2,
+            features: None,
+        }
+    }
+
+    /// Every kind of model trains on real pictures, and a training that goes on after its first epoch ends with the same bytes.
+    #[test]
+    fn what_is_stopped_goes_on_to_the_same_weights() {
+        let folder = emoji::assets().join("emoji");
+        let (mut pictures, _) = emoji::load(&folder, &TRAIN_DOMAINS).unwrap();
+        pictures.truncate(36);
+        let (test, _) = emoji::load(&folder, &[TEST_DOMAIN]).unwrap();
+        for loss in [Loss::Infonce, Loss::Filip] {
+            for tower in [Tower::Scratch, Tower::Locked] {
+                let out = tempfile::tempdir().unwrap();
+                let run = |resume| {
+                    let plan = plan(loss, tower, out.path(), resume);
+                    let summary = train(&pictures, &test[..8], &plan, &Device::Cpu).unwrap().unwrap();
+                    assert!(summary.parameters > 100_000 && summary.figures.mean.is_finite());
+                    std::fs::read(out.path().join("model.safetensors")).unwrap()
+                };
+                let whole = run(false);
+                // As if it had been killed before the second epoch ended.
+                let checkpoints = out.path().join("checkpoints");
+                std::fs::remove_file(checkpoints.join("step-0000000006.safetensors")).unwrap();
+                std::fs::write(checkpoints.join("latest"), "step-0000000003.safetensors").unwrap();
+                assert!(run(true) == whole, "{loss:?} {tower:?}");
+            }
+        }
+    }
+}
