@@ -1,10 +1,16 @@
-//! Benchmarks of sconce: `cargo run --release -p sconce-bench -- ops` (or `mixers`).
+//! Benchmarks of sconce: `cargo run --release -p sconce-bench -- ops` (or `mixers`, `hamming`).
 
+mod hamming;
 mod measure;
 mod mixers;
 mod ops;
 
-use std::{error::Error, fs::File, io::BufWriter, path::PathBuf};
+use std::{
+    error::Error,
+    fs::File,
+    io::BufWriter,
+    path::{Path, PathBuf},
+};
 
 use clap::{Parser, Subcommand};
 
@@ -21,6 +27,8 @@ enum Command {
     Ops(Options),
     /// Time mixers that are linear in the number of tokens against global attention
     Mixers(Options),
+    /// Time exact search in binary codes against plain code, and against FAISS
+    Hamming(hamming::Options),
 }
 
 /// How to measure.
@@ -41,6 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     match Arguments::parse().command {
         Command::Ops(options) => ops(&options),
         Command::Mixers(options) => mixers(&options),
+        Command::Hamming(options) => hamming(&options),
     }
 }
 
@@ -67,15 +76,26 @@ fn mixers(options: &Options) -> Result<(), Box<dyn Error>> {
     options.write(&rows)
 }
 
+fn hamming(options: &hamming::Options) -> Result<(), Box<dyn Error>> {
+    println!("ratio = ours / theirs; spread = (third quartile - first quartile) / median\n");
+    println!("{}", hamming::HEADER);
+    let rows = hamming::run(options, |row| println!("{row}"))?;
+    write(options.json.as_deref(), &rows)
+}
+
 fn conditions(options: &Options) {
     println!("{} threads, {} rounds, f32, times in milliseconds", rayon::current_num_threads(), options.rounds);
 }
 
 impl Options {
     fn write(&self, rows: &impl serde::Serialize) -> Result<(), Box<dyn Error>> {
-        if let Some(path) = &self.json {
-            serde_json::to_writer_pretty(BufWriter::new(File::create(path)?), rows)?;
-        }
-        Ok(())
+        write(self.json.as_deref(), rows)
     }
+}
+
+fn write(path: Option<&Path>, rows: &impl serde::Serialize) -> Result<(), Box<dyn Error>> {
+    if let Some(path) = path {
+        serde_json::to_writer_pretty(BufWriter::new(File::create(path)?), rows)?;
+    }
+    Ok(())
 }

@@ -80,7 +80,8 @@ pub(crate) fn by_turns(contenders: &[Contender], rounds: u32) -> Result<Vec<Time
 }
 
 impl Times {
-    fn new(mut times: Vec<f64>) -> Self {
+    /// Of times in milliseconds, at least one.
+    pub(crate) fn new(mut times: Vec<f64>) -> Self {
         times.sort_by(f64::total_cmp);
         let at = |q: f64| times[((times.len() - 1) as f64 * q).round() as usize];
         let median_ms = at(0.5);
