@@ -201,7 +201,7 @@ pub struct DataOptions {
     /// Folder with a folder of pictures for each class. [default: the repository's drawings in the style of --source]
     #[arg(long, conflicts_with_all = ["split", "source"])]
     pub images: Option<PathBuf>,
-    /// Split file in CoOp's form, split_zhou_<Name>.json; its paths begin at --root.
+    /// Split file in CoOp's form, `split_zhou_<Name>.json`; its paths begin at --root.
     #[arg(long, requires = "root", conflicts_with = "source")]
     pub split: Option<PathBuf>,
     /// Folder that the paths of --split begin at.

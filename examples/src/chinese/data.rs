@@ -19,18 +19,20 @@ const VIEW_SEED: u64 = 1;
 
 /// A batch: input of the image side, and which pictures it is of.
 pub type Batch = (Tensor, Tensor);
+/// What is left of an epoch.
+pub type Epoch = Box<dyn Iterator<Item = Result<Batch, StepError>>>;
 
 /// Batches by epoch.
 pub struct Batches {
     /// All batches of an epoch from one on.
-    epoch: Box<dyn Fn(u64, usize) -> Box<dyn Iterator<Item = Result<Batch, StepError>>>>,
+    epoch: Box<dyn Fn(u64, usize) -> Epoch>,
     /// Batches in an epoch.
     pub count: usize,
 }
 
 impl Batches {
     /// The batches of an epoch, from `first` on.
-    pub fn epoch_from(&self, epoch: u64, first: usize) -> Box<dyn Iterator<Item = Result<Batch, StepError>>> {
+    pub fn epoch_from(&self, epoch: u64, first: usize) -> Epoch {
         (self.epoch)(epoch, first)
     }
 
@@ -45,7 +47,7 @@ impl Batches {
             .map(move |(picture, index), generator| Ok((pipeline.apply(picture, generator)?, index)));
         let loader = DataLoader::new(dataset, loader_options(emoji.len(), options))?;
         let count = loader.batches();
-        let epoch = move |epoch, first| -> Box<dyn Iterator<Item = Result<Batch, StepError>>> {
+        let epoch = move |epoch, first| -> Epoch {
             Box::new(loader.epoch_from(epoch, first).map(|batch| batch.map_err(Into::into)))
         };
         Ok(Self { epoch: Box::new(epoch), count })
@@ -63,7 +65,7 @@ impl Batches {
             indices.map(move |index, generator| Ok((index * views as u32 + generator.index(views) as u32, index)));
         let loader = DataLoader::new(dataset, loader_options(pictures, options))?;
         let count = loader.batches();
-        let epoch = move |epoch, first| -> Box<dyn Iterator<Item = Result<Batch, StepError>>> {
+        let epoch = move |epoch, first| -> Epoch {
             let rows = rows.clone();
             let pick = move |(places, indices): Batch| -> Result<Batch, StepError> {
                 Ok((rows.index_select(&places, 0)?.to_dtype(DType::F32)?, indices))
