@@ -28,6 +28,7 @@ mod t2t;
 mod uniformer;
 mod vit;
 mod wukong;
+mod vit2hash;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use sconce_tests::golden::{Case, Run, discover, folder, small_tier};
@@ -57,6 +58,7 @@ const SYSTEMS: &[(&str, Run)] = &[
     ("uniformer", uniformer::run),
     ("vit", vit::run),
     ("wukong", wukong::run),
+    ("vit2hash", vit2hash::run),
 ];
 
 fn main() {

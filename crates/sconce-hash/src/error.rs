@@ -43,6 +43,14 @@ pub enum Error {
     /// Optimisers, checkpoints of a training and its logs.
     #[error(transparent)]
     Train(sconce_train::Error),
+    /// A loss that is no number: the step was not taken.
+    #[error("step {step}: the loss is {loss}")]
+    NonFiniteLoss {
+        /// Optimiser steps taken before.
+        step: u64,
+        /// The loss.
+        loss: f64,
+    },
     /// Tensor arithmetic.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
@@ -53,6 +61,16 @@ impl From<sconce_nn::Error> for Error {
         match error {
             sconce_nn::Error::Candle(inner) => Self::Candle(inner),
             other => Self::Nn(other),
+        }
+    }
+}
+
+impl From<sconce_backbones::Error> for Error {
+    fn from(error: sconce_backbones::Error) -> Self {
+        match error {
+            sconce_backbones::Error::Candle(inner) => Self::Candle(inner),
+            sconce_backbones::Error::Checkpoint(inner) => inner.into(),
+            other => Self::Config(other.to_string()),
         }
     }
 }
