@@ -206,6 +206,7 @@ fn ql(d: &mut [f64], e: &mut [f64], vectors: &mut Square) -> Result<()> {
 /// `A = U S V^T`: rows of `ut` are the left singular vectors, rows of `vt` the right ones, `s` falls.
 pub(crate) struct Svd {
     pub(crate) ut: Square,
+    #[cfg_attr(not(test), expect(dead_code, reason = "only tests ask for more than the vectors"))]
     pub(crate) s: Vec<f64>,
     pub(crate) vt: Square,
 }
