@@ -27,8 +27,8 @@ mod swin;
 mod t2t;
 mod uniformer;
 mod vit;
-mod wukong;
 mod vit2hash;
+mod wukong;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use sconce_tests::golden::{Case, Run, discover, folder, small_tier};

@@ -16,17 +16,17 @@
 mod classic;
 mod codes;
 mod error;
-mod index;
-mod multi_index;
-mod search;
-#[cfg(test)]
-mod testing;
 mod file;
 mod hasher;
+mod index;
 mod learned;
 mod linalg;
 pub mod losses;
+mod multi_index;
+mod search;
 mod stats;
+#[cfg(test)]
+mod testing;
 
 pub use classic::{
     Itq, ItqConfig, ItqModel, ItqRotation, Lsh, LshConfig, LshModel, SpectralHashing, SpectralHashingConfig,
@@ -34,13 +34,13 @@ pub use classic::{
 };
 pub use codes::Codes;
 pub use error::{Error, Result};
-pub use index::{Index, IndexOptions, IndexWriter};
-pub use multi_index::MultiIndex;
-pub use search::{Neighbor, Search};
 pub use hasher::{FitOptions, FitReport, Hasher, Inputs, Labels, TrainSet, load_hasher};
+pub use index::{Index, IndexOptions, IndexWriter};
 pub use learned::{
     Batch, CibHash, CibHashConfig, Corruption, Csq, CsqConfig, Encoder, EncoderConfig, GreedyHash, GreedyHashConfig,
     HashOptimizer, LearnedHasher, Network, Objective, Stages, TrainConfig, ViT2Hash, ViT2HashConfig, hadamard,
     hash_centers, hash_targets,
 };
+pub use multi_index::MultiIndex;
+pub use search::{Neighbor, Search};
 pub use stats::CodeStats;
