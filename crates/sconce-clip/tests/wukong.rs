@@ -190,7 +190,7 @@ fn a_locked_tower_keeps_its_bits() -> Outcome {
                 let grads = loss(&model, &images(1), true)?.backward()?;
                 assert!(tower_store.vars().iter().all(|var| grads.get(var.as_tensor()).is_none()));
                 for var in store.vars() {
-                    let step = (grads.get(var.as_tensor()).ok_or("no gradient")? * 0.05)?;
+                    let step = (grads.get(var.as_tensor()).ok_or("no gradient")? * 0.01)?;
                     var.set(&(var.as_tensor() - step)?)?;
                 }
             }

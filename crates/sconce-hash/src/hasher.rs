@@ -49,7 +49,7 @@ impl Inputs for Tensor {
         let n = Inputs::len(self);
         match indices.iter().find(|&&i| i as usize >= n) {
             Some(i) => Err(Error::Input(format!("input {i} of {n}"))),
-            None => Ok(self.index_select(&Tensor::new(indices, self.device())?, 0)?),
+            None => Ok(self.contiguous()?.index_select(&Tensor::new(indices, self.device())?, 0)?),
         }
     }
 }

@@ -212,7 +212,7 @@ pub(crate) struct Svd {
 }
 
 /// Singular value decomposition of a square matrix by one-sided Jacobi rotations (Hestenes 1958), which keep small singular
-/// values exact to their own size. A singular matrix gets its left vectors completed to an orthonormal basis. `start` is a
+/// values exact to their own size, down to what rounding of the largest one leaves. A singular matrix gets its left vectors completed to an orthonormal basis. `start` is a
 /// guess of `vt`: near the answer it saves most of the sweeps. The cost of a sweep grows with `n^3`.
 pub(crate) fn svd(matrix: &Square, start: Option<&Square>) -> Result<Svd> {
     const SWEEPS: usize = 60;
@@ -228,8 +228,13 @@ pub(crate) fn svd(matrix: &Square, start: Option<&Square>) -> Result<Svd> {
     for sweep in 0.. {
         let mut rotated = false;
         let mut norms: Vec<f64> = (0..n).map(|i| dot(b.row(i), b.row(i))).collect();
+        // What is shorter is rounding of longer vectors; every rotation with one of them makes it anew.
+        let noise = (f64::EPSILON * n.max(8) as f64).powi(2) * norms.iter().copied().fold(0.0, f64::max);
         for i in 0..n {
             for j in i + 1..n {
+                if norms[i].min(norms[j]) <= noise {
+                    continue;
+                }
                 let gamma = dot(b.row(i), b.row(j));
                 // Vectors of which one is zero to all digits are orthogonal.
                 if gamma.abs() <= digits * (norms[i] * norms[j]).sqrt() || gamma.abs() < f64::MIN_POSITIVE {

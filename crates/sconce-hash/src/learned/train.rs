@@ -265,7 +265,7 @@ pub(super) fn fit<O: Objective>(
         let rest = cfg.batches(n, epoch).into_iter().skip(batch as usize);
         let step = |position: Position, indices: Vec<u32>| -> std::result::Result<StepOutput, StepError> {
             let ids = Tensor::new(indices.as_slice(), store.device())?;
-            let rows = |of: &Option<Tensor>| of.as_ref().map(|of| of.index_select(&ids, 0)).transpose();
+            let rows = |of: &Option<Tensor>| of.as_ref().map(|of| of.contiguous()?.index_select(&ids, 0)).transpose();
             let batch = Batch {
                 inputs: data.inputs,
                 indices: &indices,
