@@ -67,7 +67,7 @@ pub fn hadamard(n: usize) -> Result<Vec<Vec<i8>>> {
         return Err(Error::Config(format!("no Hadamard matrix of {n} rows: not a power of two")));
     }
     // The entry is the parity of the bits that row and column share.
-    let entry = |i: usize, j: usize| if (i & j).count_ones() % 2 == 0 { 1 } else { -1 };
+    let entry = |i: usize, j: usize| if (i & j).count_ones().is_multiple_of(2) { 1 } else { -1 };
     Ok((0..n).map(|i| (0..n).map(|j| entry(i, j)).collect()).collect())
 }
 
