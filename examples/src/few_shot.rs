@@ -1,6 +1,8 @@
 //! A few labelled pictures of each class beside the class's name: Tip-Adapter (Zhang et al. 2022) on pictures that the dual
 //! encoder never saw.
 
+use std::collections::HashSet;
+
 use sconce::adapt::{FitConfig, FitOptions, TipAdapter, fit};
 use sconce::candle::{DType, Tensor};
 use sconce::clip::Bundle;
@@ -37,7 +39,7 @@ pub struct FewShot {
     pub chance: f64,
 }
 
-/// Labels `shots` pictures of each subcategory and tests on the others.
+/// Labels `shots` pictures of each subcategory and tests on the others, but for those that look like a labelled one to the pixel.
 ///
 /// # Errors
 /// No class with enough pictures, and those of the text tower.
@@ -69,6 +71,10 @@ pub fn few_shot(
         cache.push(labelled, label);
         test.push(others, label);
     }
+    // Some concepts share a drawing: a labelled one is not tested under another name.
+    let labelled: HashSet<&[u8]> =
+        cache.indices.iter().map(|i| emoji[*i as usize].picture.as_raw().as_slice()).collect();
+    let test = test.without(|i| labelled.contains(emoji[i as usize].picture.as_raw().as_slice()));
 
     let words: Vec<String> = classes.iter().map(|class| subcategory_words(class)).collect();
     let texts = bundle.embed_texts(&words)?;
@@ -108,6 +114,11 @@ impl Split {
     fn push(&mut self, indices: &[u32], label: usize) {
         self.indices.extend(indices);
         self.labels.extend(vec![label as u32; indices.len()]);
+    }
+
+    fn without(self, left_out: impl Fn(u32) -> bool) -> Self {
+        let (indices, labels) = self.indices.into_iter().zip(self.labels).filter(|(i, _)| !left_out(*i)).unzip();
+        Self { indices, labels }
     }
 
     fn of(&self, images: &Tensor) -> sconce::candle::Result<Tensor> {
